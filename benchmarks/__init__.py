@@ -1,0 +1,1 @@
+"""Measurements beside independent solvers and other libraries; each runs as `python -m benchmarks.<name>`."""

@@ -1,0 +1,40 @@
+"""Loss curves and picture grids, drawn without a screen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def loss_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Draw the losses per epoch; one colour per run, training dashed, validation solid."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="mean squared error (0..255)", yscale="log")
+    for number, (name, history) in enumerate(histories.items()):
+        epochs = range(1, len(history) + 1)
+        for kind, style in (("train", "--"), ("validation", "-")):
+            if all(kind in epoch for epoch in history):
+                losses = [epoch[kind] for epoch in history]
+                axes.plot(epochs, losses, style, color=f"C{number}", label=f"{name}, {kind}")
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
+def picture_grid(file: Path, columns: Mapping[str, Tensor]) -> None:
+    """Draw pictures (n, 1, height, width) in [0, 1], one row per picture and one titled column per entry."""
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.1 * len(columns), 1.15 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        axes[0, column].set_title(title, fontsize="x-small")
+        for row, image in enumerate(images):
+            axes[row, column].imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
+            axes[row, column].axis("off")
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(file, dpi=150)

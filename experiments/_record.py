@@ -1,0 +1,74 @@
+"""The folder of a run: which settings it belongs to, and the record it leaves."""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric")
+ELSEWHERE = ("out", "path")  # where things lie does not change what comes out
+
+
+class ChangedConfigError(Exception):
+    """The folder holds a run with other settings."""
+
+
+def claim_folder(out: Path, config: Any) -> None:
+    """Make ``out`` the folder of the run with this config (a dataclass), or continue the run that it holds.
+
+    Raises ChangedConfigError, naming what differs, if the folder holds a run with another config.
+    """
+    file, wanted = out / "config.json", settings(config)
+    if file.exists():
+        held = json.loads(file.read_text())
+        changed = [key for key in sorted(held | wanted) if held.get(key) != wanted.get(key)]
+        if changed:
+            differences = "; ".join(f"{key}: {held.get(key)} there, {wanted.get(key)} asked for" for key in changed)
+            raise ChangedConfigError(f"{out} holds a run with another config ({differences}): choose another --out")
+    write_json(file, wanted)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The config as JSON sees it, without the places where things lie."""
+    fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in ELSEWHERE}
+    return json.loads(json.dumps(fields))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write beside, then rename, so that the file is never half written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(beside, file)
+
+
+def write_record(
+    file: Path, name: str, config: Any, seed: Sequence[int], data: dict, metrics: dict, seconds: float
+) -> None:
+    """Write what one run of an experiment was, and what it found."""
+    record = {
+        "name": name,
+        "config": settings(config),
+        "seed": list(seed),
+        "versions": versions(),
+        "data": data,
+        "metrics": metrics,
+        "seconds": round(seconds, 1),
+    }
+    write_json(file, record)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

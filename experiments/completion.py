@@ -1,0 +1,181 @@
+"""Complete the left half of a picture from its right half with a convolutional PICNN and bundle entropy.
+
+The claim (Amos, Xu, Kolter 2017, "Input Convex Neural Networks"): an energy that is convex in the unknown
+pixels, minimised by five bundle iterations and trained through its argmin, completes faces. Beside it stand
+the same net with the coupling between the unknown pixels removed (a sigmoid regression), and baselines.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from lightning_fabric import Fabric
+from rich import get_console
+from rich.logging import RichHandler
+from rich.markdown import Markdown
+
+import icnn
+from experiments._augmentation import Augmentation
+from experiments._baselines import baseline_errors
+from experiments._completer import Completer, Plain, Unet, completion_loss, final_error
+from experiments._completion_results import COUPLED, UNCOUPLED, score
+from experiments._pictures import DataError, Split, load_split
+from experiments._record import ChangedConfigError, claim_folder, write_record
+from experiments._training import Fitted, Recipe, fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the defaults depend on."""
+
+    data: Literal["digits", "olivetti"] = "digits"
+    """The digits come with scikit-learn; the Olivetti faces are read from --path or downloaded."""
+    quick: bool = False
+    """A small run on few pictures, to see that everything works."""
+
+
+@dataclass(frozen=True)
+class Config(Choice):
+    """Complete the left half of a picture from its right half with a convex energy."""
+
+    path: Path | None = None
+    """Folder that holds olivetti.npz (else the environment variable ICNN_DATA, else a download)."""
+    out: Path = Path("runs/completion")
+    """Folder of the results and checkpoints; the run that it holds is continued."""
+    seed: tuple[int, ...] = (0,)
+    """Each net is fitted once per seed."""
+    validate: int | None = None
+    """Hold out this fold of the training groups and score on it; the test pictures are left alone."""
+    folds: int = 7
+    """Folds of grouped cross-validation (7 of the 35 training persons: five each, as in the test)."""
+    coupling: bool = True
+    """Fit the convex net; --no-coupling leaves the comparator alone in the table."""
+    comparator: bool = True
+    """Fit the same net without coupling, whose energy is linear in the unknown pixels."""
+    iterations: int = 5
+    """Bundle iterations of each inference, in training and in the score."""
+    accelerator: str = "auto"
+    """Where to fit: auto, cpu, cuda."""
+    net: tyro.conf.OmitArgPrefixes[Plain | Unet] = field(default_factory=Plain)
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=lambda: Recipe(epochs=50, batch=70))
+    augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if not (self.coupling or self.comparator):
+            raise ValueError("--no-coupling with --no-comparator leaves no net to fit")
+
+
+DEFAULTS = {
+    "digits": Config(
+        net=Plain(convs=((16, 3, 1), (32, 3, 2)), dense=(512,)),
+        recipe=Recipe(epochs=20, batch=100, lr=3e-3, schedule="cosine", warmup=10, ema=0.95),
+        augmentation=Augmentation(mix=0.5),
+    ),
+    "olivetti": Config(
+        data="olivetti",
+        net=Unet(),
+        recipe=Recipe(epochs=60, batch=35, lr=2e-3, schedule="cosine", warmup=20, ema=0.98),
+        augmentation=Augmentation(flip=0.5, rotate=4.0, scale=0.04, shift=(1.5, 2.0), brightness=0.1, mix=1.0),
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Config:
+    """The command line, with defaults that depend on --data and --quick."""
+    choice, _ = tyro.cli(Choice, args=arguments, return_unknown_args=True, add_help=False)
+    default = replace(DEFAULTS[choice.data], quick=choice.quick)
+    if choice.quick:
+        default = replace(default, folds=2, recipe=replace(default.recipe, epochs=2, warmup=0))
+    return tyro.cli(Config, args=arguments, default=default, prog="python -m experiments.completion")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the experiment; 0 when done, 1 when refused, 130 when interrupted (the same command continues)."""
+    config = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        run(config)
+    except (DataError, ChangedConfigError) as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.warning("interrupted: the same command continues after the last whole epoch")
+        return 130
+    return 0
+
+
+def run(config: Config) -> None:
+    """Fit, score, and leave the results in config.out."""
+    claim_folder(config.out, config)
+    begin = time.perf_counter()
+    split = _split(config)
+    log.info("%s: %d pictures to fit, %d to score", config.data, len(split.train), len(split.score))
+    baselines = baseline_errors(split.train, split.score, config.folds)
+    seconds = time.perf_counter() - begin
+    fitted = {name: [_fit(config, split, name, seed) for seed in config.seed] for name in _nets(config)}
+    begin = time.perf_counter()
+    results = score(fitted, baselines, split.score.images, config.iterations)
+    metrics, data = results.metrics(), _data(config, split)
+    seconds += time.perf_counter() - begin
+    seconds += sum(epoch["seconds"] for runs in fitted.values() for one in runs for epoch in one.history)
+    write_record(config.out / "record.json", "completion", config, config.seed, data, metrics, seconds)
+    results.draw(config.out)
+    text = results.markdown(f"Completion of {config.data}: {data['scored_part']}, {data['scored']} pictures")
+    (config.out / "results.md").write_text(text)
+    get_console().print(Markdown(text))
+    log.info("results are in %s", config.out)
+
+
+def _split(config: Config) -> Split:
+    split = load_split(config.data, config.path, config.validate, config.folds)
+    if not config.quick:
+        return split
+    watched = None if split.validation is None else split.validation[:50]
+    return Split(split.train[:100], watched, split.score[:50])
+
+
+def _nets(config: Config) -> list[str]:
+    return [COUPLED] * config.coupling + [UNCOUPLED] * config.comparator
+
+
+def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
+    torch.manual_seed(seed)
+    seen = split.train.images
+    if config.augmentation.flip:
+        seen = torch.cat([seen, seen.flip(-1)])
+    model = Completer(config.net, seen, config.iterations, coupling=name == COUPLED)
+    watched = split.validation
+    return fit(
+        Fabric(accelerator=config.accelerator, devices=1),
+        model,
+        split.train.images,
+        lambda model, images: completion_loss(model, config.augmentation(images)),
+        config.recipe,
+        seed=seed,
+        checkpoint=config.out / "checkpoints" / f"{name.replace(' ', '-')}-seed{seed}.ckpt",
+        after_step=lambda: icnn.project_(model),
+        validate=None if watched is None else lambda model: final_error(model, watched.images),
+    )
+
+
+def _data(config: Config, split: Split) -> dict[str, str | int]:
+    part = "test" if config.validate is None else f"validation fold {config.validate} of {config.folds}"
+    return {
+        "name": config.data,
+        "fitted": len(split.train),
+        "watched": 0 if split.validation is None else len(split.validation),
+        "scored": len(split.score),
+        "scored_part": part,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

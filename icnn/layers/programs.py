@@ -1,0 +1,61 @@
+"""Convex programs as torch modules: the data come in, the minimiser goes out, gradients flow back to all data."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from icnn.solvers import LP, QP, ConvexProblem, EntropyBundle, solve
+
+
+class _ProgramLayer(nn.Module, ABC):
+    """Holds the options of `solve` (tol, max_iter, method, on_failure) and no parameters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    @abstractmethod
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
+        """The program with these data."""
+
+    def forward(self, *data: Any, **named: Any) -> Tensor:
+        return solve(self.problem(*data, **named), **self.options).x
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class QPLayer(_ProgramLayer):
+    """(Q, p, G, h, A, b, lower, upper) -> argmin x'Qx/2 + p'x subject to A x = b, G x <= h, lower <= x <= upper.
+
+    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.QP`. Returns (*batch, n).
+    """
+
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
+        return QP(*data, **named)
+
+
+class LPLayer(_ProgramLayer):
+    """(c, G, h, A, b, lower, upper) -> argmin c'x subject to A x = b, G x <= h, lower <= x <= upper.
+
+    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.LP`, also what it says of the
+    derivative with respect to c. Returns (*batch, n).
+    """
+
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
+        return LP(*data, **named)
+
+
+class BundleEntropyLayer(_ProgramLayer):
+    """(G, o) -> argmin over y in [0, 1]^n of max_i (G_i'y + o_i) - H(y).
+
+    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.EntropyBundle`. Returns
+    (*batch, n).
+    """
+
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
+        return EntropyBundle(*data, **named)
+
+    def forward(self, *data: Any, **named: Any) -> Tensor:
+        return super().forward(*data, **named)[..., :-1]

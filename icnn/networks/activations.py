@@ -1,0 +1,89 @@
+"""Activations, and what the convexity of a network in y asks of them.
+
+A composition g(f(y)) with f convex is convex when g is convex and non-decreasing. The layers that carry y
+accept only such g; the layers that carry the context x accept anything, because nothing is claimed about x.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A scalar function applied elementwise, with the facts that convexity and differentiation rely on.
+
+    smooth: twice continuously differentiable. piecewise_linear: its second derivative vanishes almost
+    everywhere. Both may be False (ELU: its second derivative jumps).
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    convex: bool = False
+    nondecreasing: bool = False
+    smooth: bool = False
+    piecewise_linear: bool = False
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return self.function(value)
+
+
+def squared_relu(value: Tensor) -> Tensor:
+    """max(value, 0)², elementwise."""
+    return F.relu(value).square()
+
+
+def squareplus(value: Tensor) -> Tensor:
+    """(value + √(value² + 4)) / 2, elementwise: a softplus without exponentials."""
+    return (value + torch.sqrt(value.square() + 4)) / 2
+
+
+_ALL = (
+    Activation("relu", F.relu, convex=True, nondecreasing=True, piecewise_linear=True),
+    Activation("leaky_relu", F.leaky_relu, convex=True, nondecreasing=True, piecewise_linear=True),
+    Activation("elu", F.elu, convex=True, nondecreasing=True),
+    Activation("softplus", F.softplus, convex=True, nondecreasing=True, smooth=True),
+    Activation("squareplus", squareplus, convex=True, nondecreasing=True, smooth=True),
+    Activation("squared_relu", squared_relu, convex=True, nondecreasing=True),
+    Activation("abs", torch.abs, convex=True, piecewise_linear=True),
+    Activation("square", torch.square, convex=True, smooth=True),
+    # Steeper just left of zero (1.76) than right of it (1.05): the slope falls, so SELU is not convex.
+    Activation("selu", F.selu, nondecreasing=True),
+    Activation("tanh", torch.tanh, nondecreasing=True, smooth=True),
+    Activation("sigmoid", torch.sigmoid, nondecreasing=True, smooth=True),
+    Activation("relu6", F.relu6, nondecreasing=True, piecewise_linear=True),
+    Activation("hardtanh", F.hardtanh, nondecreasing=True, piecewise_linear=True),
+    Activation("softsign", F.softsign, nondecreasing=True),
+    Activation("gelu", F.gelu, smooth=True),
+    Activation("silu", F.silu, smooth=True),
+    Activation("mish", F.mish, smooth=True),
+    Activation("sin", torch.sin, smooth=True),
+)
+
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({activation.name: activation for activation in _ALL})
+CONVEX_ACTIVATIONS = tuple(a.name for a in _ALL if a.convex and a.nondecreasing)
+
+
+def any_activation(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The activation of that name; an Activation passes through. Raises ValueError for an unknown name."""
+    if isinstance(activation, Activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{argument} {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
+
+
+def convex_activation(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The activation of that name, refused with a ValueError unless it is convex and non-decreasing."""
+    found = any_activation(activation, argument)
+    reasons = ["is not convex"] * (not found.convex) + ["decreases somewhere"] * (not found.nondecreasing)
+    if reasons:
+        raise ValueError(
+            f"{argument} {found.name!r} {' and '.join(reasons)}: "
+            f"a network built with it would not be convex in y; allowed are {', '.join(CONVEX_ACTIVATIONS)}"
+        )
+    return found

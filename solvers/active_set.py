@@ -1,0 +1,92 @@
+"""From an interior iterate to the vertex or face it points at.
+
+At the end of the loop lam_i s_i is tiny for every row and one of the two is clearly the larger: the active set
+can be read off. With active rows held (w = 0) and the others dropped (w = inf) the optimality conditions are
+equations, which a Newton step solves to rounding; the operator of that step is the one the adjoint needs.
+"""
+
+import torch
+from torch import Tensor
+
+from .certificate import residuals
+from .interior_point import Iterate, Loop, choose
+from .kkt import KKT
+from .linalg import largest, mv, tmv
+from .program import rows_mv, rows_tmv
+
+WEAK = 1e-6
+
+
+def polish(loop: Loop, at: Iterate, newton_steps: int) -> tuple[Iterate, KKT]:
+    """Newton on the active set, kept for each instance whose certificate it improves; and the final operator."""
+    active = active_rows(loop, at)
+    kkt = active_kkt(loop, at, active)
+    best, error = at, _error(loop, at)
+    for remaining in reversed(range(newton_steps)):
+        trial = _on_active(loop, _newton(loop, kkt, _on_active(loop, best, active)), active)
+        trial_error = _error(loop, trial)
+        better = trial_error < error
+        best = choose(better, trial, best)
+        error = error.fmin(trial_error)
+        if remaining:
+            kkt = active_kkt(loop, best, active)
+    if (active_rows(loop, best) != active).any():
+        kkt = active_kkt(loop, best, active_rows(loop, best))
+    return best, kkt
+
+
+def active_rows(loop: Loop, at: Iterate) -> Tensor:
+    """Rows whose multiplier is larger than their slack, each in its unit, and weakly active ones."""
+    unit = loop.slack_unit
+    return loop.rows.interior & ((at.lam * unit.square() / loop.units.cost > at.s) | weakly_active(loop, at))
+
+
+def weakly_active(loop: Loop, at: Iterate) -> Tensor:
+    """Rows whose slack and multiplier both vanish to rounding: the derivative is one-sided there.
+
+    Taken as active: of the one-sided derivatives this is the one of least norm.
+    """
+    unit, cost = loop.slack_unit, loop.units.cost
+    column = loop.units.column
+    s, lam = at.s / unit, at.lam * unit / cost
+    small_s = s.abs() <= WEAK * (1 + largest(at.x / column).unsqueeze(-1))
+    small_lam = lam.abs() <= WEAK * (1 + largest(lam * loop.rows.interior).unsqueeze(-1))
+    return loop.rows.interior & small_s & small_lam
+
+
+def active_kkt(loop: Loop, at: Iterate, active: Tensor) -> KKT:
+    """The operator with active rows held and the rest dropped."""
+    return loop.kkt(at.x, torch.zeros_like(at.s).masked_fill(~active, torch.inf))
+
+
+def _newton(loop: Loop, kkt: KKT, at: Iterate) -> Iterate:
+    Q, p, A, b, G, d = loop.program
+    stationarity = loop.phi.gradient(Q, at.x) + p + tmv(A, at.nu) + rows_tmv(G, loop.bounds, at.lam)
+    violation = (rows_mv(G, loop.bounds, at.x) - d).masked_fill(~kkt.kept, 0.0)
+    step, _ = kkt.solve(-torch.cat((stationarity, mv(A, at.x) - b, violation), -1))
+    x, nu, lam = kkt.split(step)
+    return Iterate(at.x + x, at.nu + nu, at.lam + lam, at.s)
+
+
+def _on_active(loop: Loop, at: Iterate, active: Tensor) -> Iterate:
+    """The point with its slacks recomputed and complementarity made exact."""
+    s = (loop.program.d - rows_mv(loop.program.G, loop.bounds, at.x)).clamp_min(0.0)
+    s = torch.where(loop.rows.interior, s.masked_fill(active, 0.0), torch.ones_like(s))
+    lam = torch.where(active, at.lam.clamp_min(0.0), at.lam.masked_fill(~loop.rows.held, 0.0))
+    return Iterate(at.x, at.nu, lam, s)
+
+
+def _error(loop: Loop, at: Iterate) -> Tensor:
+    split = split_fixed(loop, at.lam)
+    return residuals(loop.phi, loop.program, loop.bounds, at.x, at.nu, split).max.nan_to_num(torch.inf)
+
+
+def split_fixed(loop: Loop, lam: Tensor) -> Tensor:
+    """Multipliers with the free one of a fixed variable divided into its lower and its upper bound."""
+    if not loop.bounds.lower or not loop.bounds.upper:
+        return lam
+    m, n = loop.program.G.shape[-2:]
+    lam_G, lower, upper = lam.split([m, n, n], -1)
+    held = loop.rows.held[..., m : m + n]
+    upper = torch.where(held, (-lower).clamp_min(0.0), upper)
+    return torch.cat((lam_G, torch.where(held, lower.clamp_min(0.0), lower), upper), -1)

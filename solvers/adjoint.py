@@ -1,0 +1,174 @@
+"""The adjoint of every program of the form (1): one rule, which knows no problem by name.
+
+Derivation. At a solution, with the rows of the active set held as equalities, the optimality conditions are
+
+    grad phi(x) + p + A'nu + G'lam = 0,    A x = b,    G x = d.
+
+Take differentials and collect those of the unknowns on the left (H = grad^2 phi(x)):
+
+    [ H   A'  G' ] [ dx   ]       [ dQ x + dp + dA'nu + dG'lam ]
+    [ A   0   0  ] [ dnu  ]  =  - [ dA x - db                  ]
+    [ G   0   0  ] [ dlam ]       [ dG x - dd                  ]
+
+The matrix is M of (2), symmetric. A loss has dl = <g, dz> with z = (x, nu, lam) and cotangents g, so with
+c = -M^-1 g                                                                                            (3)
+
+    dl = c_x'(dQ x + dp + dA'nu + dG'lam) + c_nu'(dA x - db) + c_lam'(dG x - dd).
+
+The gradient with respect to a datum is what multiplies its differential:                              (4)
+
+    p_bar = c_x                   Q_bar = (c_x x' + x c_x') / 2     (Q moves among symmetric matrices)
+    A_bar = nu c_x' + c_nu x'     b_bar = -c_nu
+    G_bar = lam c_x' + c_lam x'   d_bar = -c_lam
+
+Inactive rows have lam = 0 and c_lam = 0. For cuts G y + o <= t, d = -o turns the last sign: o_bar = c_lam.
+
+c solves a program of the same form, minimise c'Hc/2 + g_x'c subject to A c = -g_nu, G c = -g_lam, whose operator
+is the same M. So the backward pass is this very function applied to that program, and derivatives of every order
+follow from (4), which holds for it as it stands. Where a constraint is only weakly active or M is singular, the
+first derivative returned is the minimum-norm one; a second derivative does not exist and is refused.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .forward import OPERATORS, OnFailure, Operator, Options, Values, solve_values, symmetry_defect
+from .linalg import outer
+from .program import Bounds, Phi, Program, Quadratic, is_diagonal
+from .solution import Solution, SolverError, Status, failure_message
+from .unpack import unpack
+
+ADJOINT_ACCURACY = 1e-6
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """How the forward pass finds (x, nu, lam, ...) from the canonical data and what else it is given."""
+
+    @property
+    def phi(self) -> Phi: ...
+    def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]: ...
+    def adjoint(self) -> "AdjointRule": ...
+    def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """(status, degenerate, w, rho, delta, factor): what the adjoint needs of the solve."""
+        ...
+
+
+@dataclass(frozen=True)
+class SolveRule:
+    """First order: the program is the user's and is solved."""
+
+    phi: Phi
+    bounds: Bounds
+    options: Options
+    symmetry: float
+
+    def forward(self, program: Program) -> tuple[Tensor, ...]:
+        defect = symmetry_defect(program.Q, program.p) if isinstance(self.phi, Quadratic) else 0.0
+        if defect > self.symmetry:
+            raise ValueError(f"Q must be symmetric; max |Q - Q'| / max |Q| is {defect:.1e}. Pass (Q + Q') / 2.")
+        values = solve_values(self.phi, self.bounds, self.options, program)
+        bad = values.status != Status.OPTIMAL
+        if self.options.on_failure == "raise" and bad.any():
+            raise SolverError(failure_message(values.status), self._solution(program, values))
+        if self.options.on_failure == "nan":
+            x, nu, lam = (t.masked_fill(bad.unsqueeze(-1), torch.nan) for t in values[:3])
+            values = values._replace(x=x, nu=nu, lam=lam)
+        return tuple(values)
+
+    def _solution(self, program: Program, values: Values) -> Solution:
+        return unpack(self.phi, self.bounds, program, values, self.options.operator, values.x.dtype)
+
+    def adjoint(self) -> "AdjointRule":
+        return AdjointRule(self.bounds, self.options.operator, self.options.on_failure, order=1)
+
+    def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values = Values(*outputs)
+        return values.status, values.degenerate, values.w, values.rho, values.delta, values.factor
+
+
+@dataclass(frozen=True)
+class AdjointRule:
+    """Every order: the program is quadratic with a known active set, and its operator is factorised already."""
+
+    bounds: Bounds
+    kind: Operator
+    on_failure: OnFailure
+    order: int
+
+    @property
+    def phi(self) -> Phi:
+        return Quadratic()
+
+    def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]:
+        status, degenerate, w, rho, delta, factor = extra
+        H, g_x, A, b, G, d = program
+        good = status == Status.OPTIMAL
+        self._refuse(self.order > 1, degenerate & good, "derivatives of second order do not exist")
+        kkt = OPERATORS[self.kind](H, A, G, self.bounds, w, rho, delta, factor)
+        r = torch.cat((-g_x, b, d), -1).nan_to_num(0.0, 0.0, 0.0) * good.unsqueeze(-1)
+        c, error = kkt.solve(r)
+        if degenerate.any():
+            c_least, error_least = kkt.minimum_norm_solve(r)
+            c = torch.where(degenerate.unsqueeze(-1), c_least, c)
+            error = torch.where(degenerate, error_least, error)
+        inaccurate = ~(error <= ADJOINT_ACCURACY)
+        self._refuse(self.on_failure == "raise", inaccurate, "the adjoint system could not be solved")
+        bad = (~good | inaccurate).unsqueeze(-1)
+        c = c.masked_fill(bad, torch.nan if self.on_failure == "nan" else 0.0)
+        return kkt.split(c)
+
+    def _refuse(self, wanted: bool, at: Tensor, what: str) -> None:
+        if wanted and at.any():
+            where = [tuple(index) for index in at.nonzero()[:8].tolist()]
+            raise SolverError(f"{what} at batch indices {where} (weakly active constraints or a singular KKT system)")
+
+    def adjoint(self) -> "AdjointRule":
+        return AdjointRule(self.bounds, self.kind, self.on_failure, self.order + 1)
+
+    def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return extra
+
+
+class Implicit(torch.autograd.Function):
+    """(rule, Q, p, A, b, G, d, *extra) -> (x, nu, lam, *further), with the backward pass (3), (4)."""
+
+    @staticmethod
+    def forward(rule: Rule, *data: Tensor) -> tuple[Tensor, ...]:
+        return rule.forward(Program(*data[:6]), *data[6:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        rule, Q, _, A, _, G, _, *extra = inputs
+        ctx.rule, ctx.spare = rule, len(extra)
+        ctx.mark_non_differentiable(*output[3:])
+        ctx.save_for_backward(Q, A, G, *output[:3], *rule.operator(tuple(extra), output))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        Q, A, G, x, nu, lam, *operator = ctx.saved_tensors
+        x_bar, nu_bar, lam_bar = cotangents[:3]
+        H = ctx.rule.phi.hessian(Q, x)
+        c_x, c_nu, c_lam = Implicit.apply(ctx.rule.adjoint(), H, x_bar, A, -nu_bar, G, -lam_bar, *operator)
+        _, wants_Q, _, wants_A, _, wants_G, *_ = ctx.needs_input_grad
+        m = G.shape[-2]
+        Q_bar = _symmetric_outer(c_x, x, diagonal=is_diagonal(Q, x)) if wants_Q else None
+        A_bar = outer(nu, c_x) + outer(c_nu, x) if wants_A else None
+        G_bar = outer(lam[..., :m], c_x) + outer(c_lam[..., :m], x) if wants_G else None
+        return None, Q_bar, c_x, A_bar, -c_nu, G_bar, -c_lam, *[None] * ctx.spare
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], rule: Rule, *data: Tensor) -> tuple[Any, Any]:
+        moved = [
+            t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in zip(data, in_dims[1:], strict=True)
+        ]
+        output = Implicit.apply(rule, *moved)
+        return output, (0,) * len(output)
+
+
+def _symmetric_outer(c: Tensor, x: Tensor, diagonal: bool) -> Tensor:
+    return c * x if diagonal else 0.5 * (outer(c, x) + outer(x, c))

@@ -1,0 +1,141 @@
+"""The canonical program that the solver, the certificate and the adjoint share.
+
+    minimise_x  phi(x) + p'x    subject to   A x = b  (nu),   J x <= d  (lam >= 0),                     (1)
+
+with J = [G; -I; I] and d = [h; -lower; upper]: simple bounds are rows of J with identity structure, kept
+implicit. Every datum is a tensor with the same leading batch dimensions; an absent group has zero rows.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .linalg import mv, tmv
+
+
+@runtime_checkable
+class Phi(Protocol):
+    """The curved part of the objective; Q is whatever data it has."""
+
+    def value(self, Q: Tensor, x: Tensor) -> Tensor: ...
+    def gradient(self, Q: Tensor, x: Tensor) -> Tensor: ...
+    def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
+        """Matrix (*batch, n, n), or its diagonal (*batch, n)."""
+        ...
+
+    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
+        """A residual that vanishes where grad phi(x) + dual = 0, well scaled also where phi is steep."""
+        ...
+
+
+class Quadratic:
+    """phi(x) = x'Qx / 2; Q is a symmetric matrix or a diagonal."""
+
+    def value(self, Q: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * (x * self.gradient(Q, x)).sum(-1)
+
+    def gradient(self, Q: Tensor, x: Tensor) -> Tensor:
+        return symmetric_mv(Q, x)
+
+    def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
+        return Q
+
+    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
+        return self.gradient(Q, x) + dual
+
+
+class NegativeEntropy:
+    """phi(y, t) = sum y log y + (1 - y) log(1 - y); the last coordinate t has no curvature."""
+
+    def value(self, Q: Tensor, x: Tensor) -> Tensor:
+        y = x[..., :-1]
+        return (torch.special.xlogy(y, y) + torch.special.xlogy(1 - y, 1 - y)).sum(-1)
+
+    def gradient(self, Q: Tensor, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(torch.logit(x[..., :-1]), (0, 1))
+
+    def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
+        y = x[..., :-1]
+        tiny = torch.finfo(y.dtype).tiny
+        return torch.nn.functional.pad((y * (1 - y)).clamp_min(tiny).reciprocal(), (0, 1))
+
+    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
+        y = x[..., :-1] - torch.sigmoid(-dual[..., :-1])
+        return torch.cat((y, dual[..., -1:]), -1)
+
+
+class EntropyConjugate:
+    """phi(lam) = sum_j softplus(-(g + G'lam)_j), the conjugate of the entropy at -(g + G'lam).
+
+    Q holds G (k, n) with g (n) as one row more below it.
+    """
+
+    def value(self, Q: Tensor, x: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-self._slope(Q, x)).sum(-1)
+
+    def gradient(self, Q: Tensor, x: Tensor) -> Tensor:
+        return -mv(Q[..., :-1, :], torch.sigmoid(-self._slope(Q, x)))
+
+    def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
+        y = torch.sigmoid(-self._slope(Q, x))
+        G = Q[..., :-1, :]
+        return (G * (y * (1 - y)).unsqueeze(-2)) @ G.mT
+
+    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
+        return self.gradient(Q, x) + dual
+
+    def _slope(self, Q: Tensor, x: Tensor) -> Tensor:
+        return Q[..., -1, :] + tmv(Q[..., :-1, :], x)
+
+
+class Program(NamedTuple):
+    """The data of (1). Shapes: p (*batch, n); A (*batch, q, n); G (*batch, m, n); d (*batch, m + bounds)."""
+
+    Q: Tensor
+    p: Float[Tensor, "*batch n"]
+    A: Float[Tensor, "*batch q n"]
+    b: Float[Tensor, "*batch q"]
+    G: Float[Tensor, "*batch m n"]
+    d: Float[Tensor, "*batch rows"]
+
+
+class Bounds(NamedTuple):
+    """Which simple bounds stand below G in J."""
+
+    lower: bool
+    upper: bool
+
+
+def rows_mv(G: Tensor, bounds: Bounds, x: Tensor) -> Tensor:
+    """J x."""
+    parts = [mv(G, x)] + [-x] * bounds.lower + [x] * bounds.upper
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def rows_tmv(G: Tensor, bounds: Bounds, lam: Tensor) -> Tensor:
+    """J'lam."""
+    lam_G, lam_lower, lam_upper = split_rows(G, bounds, lam)
+    out = tmv(G, lam_G)
+    if bounds.lower:
+        out = out - lam_lower
+    return out + lam_upper if bounds.upper else out
+
+
+def split_rows(G: Tensor, bounds: Bounds, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The parts of a vector over the rows of J that belong to G, lower, upper (zero length when absent)."""
+    m, n = G.shape[-2:]
+    sizes = [m, n * bounds.lower, n * bounds.upper]
+    rows_G, rows_lower, rows_upper = rows.split(sizes, -1)
+    return rows_G, rows_lower, rows_upper
+
+
+def symmetric_mv(H: Tensor, x: Tensor) -> Tensor:
+    """H x, H a matrix or a diagonal."""
+    return H * x if is_diagonal(H, x) else mv(H, x)
+
+
+def is_diagonal(H: Tensor, x: Tensor) -> bool:
+    """Whether H holds a diagonal beside vectors of the shape of x."""
+    return H.dim() == x.dim()

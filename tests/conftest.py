@@ -1,0 +1,23 @@
+"""Shared set-up: shapes are checked while the tests run, and every test starts from the same seed."""
+
+import os
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("icnn", "beartype.beartype")  # must run before icnn is imported anywhere
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # one worker per core: more threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_cuda(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import icnn
+from experiments import completion
+from experiments._completer import Completer, Net, completions, final_error, squared_errors
+from experiments._pictures import Pictures, digits_pictures, halves
+from experiments.completion import DEFAULTS, main, parse
+
+SMALL = ("--convs", "4", "3", "2", "--dense", "8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("completion")
+    assert main(["--quick", "--seed", "0", "1", "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def small_completer(coupling: bool = True) -> tuple[Completer, Pictures]:
+    train = digits_pictures()[:60]
+    return Completer(Net(convs=((4, 3, 2),), dense=(8,)), train, iterations=5, coupling=coupling), train
+
+
+def test_the_record_has_the_promised_keys_and_every_method(finished: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds"]
+    assert record["seed"] == [0, 1]
+    assert record["data"] == {
+        "name": "digits",
+        "fitted": 100,
+        "watched": 50,
+        "scored": 50,
+        "scored_part": "test",
+    }
+    methods = {"mean left half", "mirrored right half", "1-NN", "ridge", "RBF kernel ridge"}
+    assert record["metrics"]["mse"].keys() == methods | {"ICNN", "ICNN without coupling"}
+    assert len(record["metrics"]["mse"]["ICNN"]["per_seed"]) == 2
+    assert len(record["metrics"]["mse_after_iteration"]["ICNN"]) == 5
+
+
+def test_the_last_iteration_is_the_result(finished: Path) -> None:
+    metrics = json.loads((finished / "record.json").read_text())["metrics"]
+    for name, trace in metrics["mse_after_iteration"].items():
+        assert trace[-1] == pytest.approx(metrics["mse"][name]["mse"], rel=1e-6)
+
+
+def test_table_and_pictures_are_left(finished: Path) -> None:
+    assert "| RBF kernel ridge |" in (finished / "results.md").read_text()
+    for picture in ("loss.png", "completions.png"):
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_again_fits_nothing_and_finds_the_same(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = json.loads((finished / "record.json").read_text())
+    monkeypatch.setattr(completion, "completion_loss", None)  # nobody may need it
+    assert main(["--quick", "--seed", "0", "1", "--out", str(finished), *SMALL]) == 0
+    assert json.loads((finished / "record.json").read_text())["metrics"] == before["metrics"]
+
+
+def test_another_config_in_the_same_folder_is_refused(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["--quick", "--seed", "0", "1", "--out", str(finished), "--lr", "0.5", *SMALL]) == 1
+    assert "another config (recipe: " in caplog.text
+    assert "choose another --out" in caplog.text
+
+
+def test_missing_data_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = ["--data", "olivetti", "--path", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert "no olivetti.npz in" in caplog.text
+
+
+def test_an_interrupt_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(completion, "completion_loss", interrupted)
+    assert main(["--quick", "--out", str(tmp_path), *SMALL]) == 130
+    assert "the same command continues" in caplog.text
+
+
+def test_defaults_depend_on_the_data_and_flags_override_them() -> None:
+    assert parse([]) == DEFAULTS["digits"]
+    assert parse(["--data", "olivetti"]) == DEFAULTS["olivetti"]
+    assert parse(["--epochs", "3", "--data", "olivetti"]).recipe.epochs == 3
+    assert parse(["--quick", "--epochs", "3"]).recipe.epochs == 3
+    assert parse(["--quick"]).recipe.epochs == 2
+
+
+def test_a_run_without_any_net_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--no-coupling", "--no-comparator"])
+    assert "no net to fit" in "".join(capsys.readouterr())
+
+
+def test_completions_are_the_minimisers_of_each_iteration() -> None:
+    model, train = small_completer()
+    images = train.images[:7]
+    found = completions(model, images, iterations=5, chunk=3)
+    assert found.shape == (5, 7, 1, 8, 4)
+    with torch.no_grad():
+        last = model(halves(images)[0])
+    torch.testing.assert_close(found[-1], last)
+    assert final_error(model, images) == pytest.approx(squared_errors(last, images).mean().item())
+
+
+def test_without_coupling_one_iteration_is_enough_and_a_sigmoid_regression() -> None:
+    model, train = small_completer(coupling=False)
+    found = completions(model, train.images[:7], iterations=5)
+    torch.testing.assert_close(found[0], found[-1])
+    x, y = (half[:7] for half in halves(train.images))
+    y = y.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model.energy(x - model.x_mean, y).sum(), y)
+    torch.testing.assert_close(found[-1], torch.sigmoid(-slope), atol=1e-5, rtol=1e-5)
+
+
+def test_the_tilted_energy_is_convex_in_the_unknown_half() -> None:
+    model, train = small_completer()
+    x, y = halves(train.images[:40])
+    middle = model.energy(x[:20], (y[:20] + y[20:]) / 2)
+    ends = (model.energy(x[:20], y[:20]) + model.energy(x[:20], y[20:])) / 2
+    assert (middle <= ends + 1e-5).all()
+
+
+def test_training_keeps_the_net_convex(tmp_path: Path) -> None:
+    arguments = ["--quick", "--no-comparator", "--ema", "0", "--lr", "0.1", "--out", str(tmp_path), *SMALL]
+    config = parse(arguments)
+    fitted = completion._fit(config, completion._split(config), completion.COUPLED, seed=0)
+    assert isinstance(fitted.model, Completer)
+    assert icnn.project_(fitted.model.energy.network).is_convex()

@@ -1,0 +1,63 @@
+"""Operators are linear, keep any batch dimensions, and do what the textbook operation does."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from icnn.networks.operators import Conv, Dense, Subpixel, chain, skips
+
+OPERATORS = [
+    Dense((3,), (4,)),
+    Dense((2, 3, 2), (4,)),
+    Dense((4,), (2, 3, 2)),
+    Conv((2, 5, 4), 3, 3),
+    Conv((2, 7, 4), 3, 4, 2),
+    Conv((1, 4, 3), 2, 8, 4),
+    Subpixel((3, 2, 2), (2, 3, 4), 2),
+]
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("batch", [(), (0,), (7,), (2, 3)])
+def test_shapes_and_agreement_between_batch_and_single(operator, batch: tuple[int, ...]) -> None:
+    weight = torch.randn(operator.weight_shape, dtype=torch.float64)
+    value = torch.randn(*batch, *operator.inputs, dtype=torch.float64)
+    image = operator(weight, value)
+    assert image.shape == (*batch, *operator.outputs)
+    singles = [operator(weight, one) for one in value.reshape(-1, *operator.inputs)]
+    for got, expected in zip(image.reshape(-1, *operator.outputs), singles, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+def test_linear_in_weight_and_value(operator) -> None:
+    w, v = (torch.randn(2, *operator.weight_shape).double(), torch.randn(2, *operator.inputs).double())
+    torch.testing.assert_close(operator(w[0], v[0] + 2 * v[1]), operator(w[0], v[0]) + 2 * operator(w[0], v[1]))
+    torch.testing.assert_close(operator(w[0] + 2 * w[1], v[0]), operator(w[0], v[0]) + 2 * operator(w[1], v[0]))
+
+
+def test_odd_kernel_with_stride_one_is_torch_convolution() -> None:
+    operator, value = Conv((2, 5, 4), 3, 3), torch.randn(6, 2, 5, 4)
+    weight = torch.randn(operator.weight_shape)
+    torch.testing.assert_close(operator(weight, value), F.conv2d(value, weight, padding=1))
+
+
+def test_even_kernel_pads_more_below_and_right() -> None:
+    operator, value = Conv((1, 2, 2), 1, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    torch.testing.assert_close(operator(torch.ones(1, 1, 2, 2), value), torch.tensor([[[10.0, 6.0], [7.0, 4.0]]]))
+
+
+def test_subpixel_reaches_every_pixel_at_full_resolution() -> None:
+    operator = Subpixel((2, 2, 2), (1, 4, 3), 2)
+    weight = torch.randn(operator.weight_shape, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda v: operator(weight, v))(torch.randn(2, 2, 2).double()).reshape(12, 8)
+    assert torch.linalg.matrix_rank(jacobian) == 8
+    assert (jacobian != 0).any(1).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 32), (1, 8, 4), (2, 7, 5)])
+def test_skips_end_where_the_chain_does(shape: tuple[int, int, int]) -> None:
+    convs = ((4, 8, 4), (3, 4, 2), (3, 3, 1))
+    direct, stages = skips(shape, convs, (6, 1)), chain(shape, convs, (6, 1))
+    assert [skip.outputs for skip in direct] == [stage.outputs for stage in stages]
+    assert all(skip.inputs == shape for skip in direct)
