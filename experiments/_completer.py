@@ -1,5 +1,6 @@
 """The model of the completion experiment: the unknown half is the argmin of a convex energy."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 import icnn
 from experiments._pictures import halves
 from experiments._unet import Shape, UNetPICNN
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,22 +80,29 @@ class Completer(nn.Module):
     def __init__(self, net: Plain | Unet, images: Tensor, iterations: int, coupling: bool) -> None:
         super().__init__()
         x_mean, y_mean = (half.mean(0) for half in halves(images))
-        self.energy = CentredEnergy(net.build(tuple(y_mean.shape), coupling), x_mean, y_mean)
+        self.energy = CentredEnergy(net.build(y_mean.shape, coupling), x_mean, y_mean)
         self.iterations = iterations
 
     def forward(
         self, x: Float[Tensor, "n 1 height half"], callback: Callable[[int, Tensor], None] | None = None
     ) -> Float[Tensor, "n 1 height half"]:
-        """Inference starts at the mean left half. callback: as in icnn.argmin."""
-        return icnn.argmin(
+        """Inference starts at the mean left half. callback: as in icnn.argmin.
+
+        A picture whose inference fails keeps its last point, without gradient: it must not end a long run.
+        """
+        solution = icnn.argmin(
             self.energy,
             x,
             regularizer="entropy",
             start=self.energy.y_mean,
             max_iter=self.iterations,
             gradient="implicit" if torch.is_grad_enabled() else "none",
+            on_failure="zero",
             callback=callback,
-        ).y
+        )
+        if (solution.status > icnn.Status.MAX_ITERATIONS).any():
+            log.warning("some inferences failed: %s", solution)
+        return solution.y
 
 
 def squared_errors(

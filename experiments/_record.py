@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,19 @@ def claim_folder(out: Path, config: Any) -> None:
             differences = "; ".join(f"{key}: {held.get(key)} there, {wanted.get(key)} asked for" for key in changed)
             raise ChangedConfigError(f"{out} holds a run with another config ({differences}): choose another --out")
     write_json(file, wanted)
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Append what is logged meanwhile to this file."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from icnn.networks import ACTIVATIONS, Affine, Conv, ConvexNetwork, Dense, NonNegative
 
-Shape = tuple[int, int, int]  # channels, height, width
+Shape = tuple[int, ...]  # channels, height, width
 Features = Sequence[Tensor]  # of strides 1, 2, 4, ...
 Term = Callable[[Tensor], Tensor]  # of a layer, in z or in y
 
@@ -137,7 +137,7 @@ class UNetPICNN(ConvexNetwork):
         self.layers.append(Layer(path, linear))
 
     def given(self, x: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        if x is None:
+        if x is None or self.x_shape is None:
             raise ValueError("UNetPICNN needs x, got None")
         self._check("x", x, self.x_shape)
         batch = x.shape[:-3]

@@ -5,24 +5,52 @@ can be read off. With active rows held (w = 0) and the others dropped (w = inf) 
 equations, which a Newton step solves to rounding; the operator of that step is the one the adjoint needs.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .certificate import residuals
-from .interior_point import Iterate, Loop, choose
+from .interior_point import Iterate, Loop, choose, interior_point
 from .kkt import KKT
 from .linalg import largest, mv, tmv
 from .program import rows_mv, rows_tmv
 
 WEAK = 1e-6
+CROSSOVER = 1e-7
 
 
-def polish(loop: Loop, at: Iterate, newton_steps: int) -> tuple[Iterate, KKT]:
-    """Newton on the active set, kept for each instance whose certificate it improves; and the final operator."""
+class Optimum(NamedTuple):
+    """Where a batch ended: the point, the operator of its active set, and how many iterations it took."""
+
+    at: Iterate
+    kkt: KKT
+    iterations: Tensor
+
+
+def optimise(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Optimum:
+    """Interior-point iterations until the active set shows, then Newton on it; more of both where it misled."""
+    outcome = interior_point(loop, start, max(CROSSOVER, tol), max_iter)
+    at, kkt, error = polish(loop, outcome.iterate)
+    iterations = outcome.iterations
+    rest = outcome.converged & ~(error <= tol)
+    if rest.any():
+        part = loop.at(rest)
+        left = max_iter - int(iterations.max())
+        more = interior_point(part, outcome.iterate.at(rest), 0.1 * tol, left)
+        better = polish(part, more.iterate)[0]
+        at = Iterate(*(t.index_copy(0, rest.nonzero().squeeze(-1), new) for t, new in zip(at, better, strict=True)))
+        iterations = iterations.masked_scatter(rest, iterations[rest] + more.iterations)
+        kkt = active_kkt(loop, at, active_rows(loop, at))
+    return Optimum(at, kkt, iterations)
+
+
+def polish(loop: Loop, at: Iterate) -> tuple[Iterate, KKT, Tensor]:
+    """Newton on the active set, kept for each instance whose certificate it improves; its operator and certificate."""
     active = active_rows(loop, at)
     kkt = active_kkt(loop, at, active)
     best, error = at, _error(loop, at)
-    for remaining in reversed(range(newton_steps)):
+    for remaining in reversed(range(1 if loop.phi.constant_hessian else 2)):
         trial = _on_active(loop, _newton(loop, kkt, _on_active(loop, best, active)), active)
         trial_error = _error(loop, trial)
         better = trial_error < error
@@ -32,7 +60,7 @@ def polish(loop: Loop, at: Iterate, newton_steps: int) -> tuple[Iterate, KKT]:
             kkt = active_kkt(loop, best, active)
     if (active_rows(loop, best) != active).any():
         kkt = active_kkt(loop, best, active_rows(loop, best))
-    return best, kkt
+    return best, kkt, error
 
 
 def active_rows(loop: Loop, at: Iterate) -> Tensor:

@@ -35,9 +35,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .forward import OPERATORS, OnFailure, Operator, Options, Values, solve_values, symmetry_defect
+from .forward import OPERATORS, OnFailure, Operator, Options, Values, factorised, solve_values
 from .linalg import outer
 from .program import Bounds, Phi, Program, Quadratic, is_diagonal
+from .screen import symmetry_defect
 from .solution import Solution, SolverError, Status, failure_message
 from .unpack import unpack
 
@@ -70,6 +71,8 @@ class SolveRule:
         defect = symmetry_defect(program.Q, program.p) if isinstance(self.phi, Quadratic) else 0.0
         if defect > self.symmetry:
             raise ValueError(f"Q must be symmetric; max |Q - Q'| / max |Q| is {defect:.1e}. Pass (Q + Q') / 2.")
+        if defect > 0:
+            program = program._replace(Q=0.5 * (program.Q + program.Q.mT))
         values = solve_values(self.phi, self.bounds, self.options, program)
         bad = values.status != Status.OPTIMAL
         if self.options.on_failure == "raise" and bad.any():
@@ -92,7 +95,7 @@ class SolveRule:
 
 @dataclass(frozen=True)
 class AdjointRule:
-    """Every order: the program is quadratic with a known active set, and its operator is factorised already."""
+    """Every order: the program is quadratic with a known active set; its operator is factorised already or now."""
 
     bounds: Bounds
     kind: Operator
@@ -108,7 +111,10 @@ class AdjointRule:
         H, g_x, A, b, G, d = program
         good = status == Status.OPTIMAL
         self._refuse(self.order > 1, degenerate & good, "derivatives of second order do not exist")
-        kkt = OPERATORS[self.kind](H, A, G, self.bounds, w, rho, delta, factor)
+        if factor.shape[-1]:
+            kkt = OPERATORS[self.kind](H, A, G, self.bounds, w, rho, delta, factor)
+        else:
+            kkt = factorised(self.kind, H, program, self.bounds, w)
         r = torch.cat((-g_x, b, d), -1).nan_to_num(0.0, 0.0, 0.0) * good.unsqueeze(-1)
         c, error = kkt.solve(r)
         if degenerate.any():

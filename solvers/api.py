@@ -7,9 +7,9 @@ import torch
 from .adjoint import Implicit, SolveRule
 from .forward import OnFailure, Operator, Options, Values
 from .problem import ConvexProblem
-from .program import Program
+from .program import Program, is_diagonal
 from .solution import Solution
-from .unpack import unpack
+from .unpack import unpack, without_gradient
 
 
 def solve(
@@ -50,9 +50,13 @@ def solve(
     _check(tol, max_iter, method, on_failure)
     program = problem.program
     operator = _fitting_operator(problem, program) if method == "auto" else method
+    if operator == "dual" and not is_diagonal(program.Q, program.p):
+        raise ValueError("method='dual' needs a diagonal Q, given as a vector; got a matrix")
     symmetry = 1e-9 if problem.dtype == torch.float64 else 1e-4
     rule = SolveRule(problem.phi, problem.bounds, Options(tol, max_iter, operator, on_failure), symmetry)
     values = Values(*Implicit.apply(rule, *program))
+    if on_failure != "raise":
+        program = without_gradient(program, values.status)
     return unpack(problem.phi, problem.bounds, program, values, operator, problem.dtype)
 
 

@@ -35,8 +35,9 @@ def certificate(problem: ConvexProblem, solution: Solution) -> Residuals:
 def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor, lam: Tensor) -> Residuals:
     """The certificate of (x, nu, lam) for a canonical program; see `certificate`."""
     Q, p, A, b, G, d = program
-    dual = p + tmv(A, nu) + rows_tmv(G, bounds, lam)
-    terms = (p, phi.gradient(Q, x).nan_to_num(0.0, 0.0, 0.0), tmv(A, nu), rows_tmv(G, bounds, lam))
+    pull_A, pull_J = tmv(A, nu), rows_tmv(G, bounds, lam)
+    dual = p + pull_A + pull_J
+    terms = (p, phi.gradient(Q, x).nan_to_num(0.0, 0.0, 0.0), pull_A, pull_J)
     cost = torch.stack([largest(term) for term in terms]).amax(0)
     cost = torch.where(largest(p) > 0, cost, cost.clamp_min(1.0))
     size = 1 + largest(x)
@@ -56,5 +57,5 @@ def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor,
 
 def _row_size(M: Tensor) -> Tensor:
     """The largest entry of each row, 1 for a zero row."""
-    size = torch.nn.functional.pad(M.abs(), (0, 1)).amax(-1)
+    size = largest(M)
     return torch.where(size > 0, size, torch.ones_like(size))

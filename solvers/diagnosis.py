@@ -12,14 +12,15 @@ out every feasible point, or holds along the ray, up to `REACH` units.
 import torch
 from torch import Tensor
 
-from .active_set import polish, split_fixed
-from .interior_point import Iterate, Loop, Rows, interior_point
+from .active_set import optimise, split_fixed
+from .interior_point import Iterate, Loop, Rows
 from .kkt import PrimalKKT, Units, measure_units
 from .linalg import dot, largest, mv, tmv
 from .program import Bounds, Program, Quadratic, is_diagonal, rows_mv, rows_tmv, symmetric_mv
 
 REACH = 1e6
 MAX_ITER = 100
+TOL = 1e-9
 
 
 def farkas_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +63,7 @@ def recession_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tenso
         torch.where(torch.isfinite(d), torch.zeros_like(d), d),
     )
     at, _ = _run(cone, bounds)
-    direction = at.x / largest(at.x / column, torch.finfo(p.dtype).tiny).unsqueeze(-1)
+    direction = at.x / largest(at.x / column).clamp_min(torch.finfo(p.dtype).tiny).unsqueeze(-1)
     descent = -dot(p, direction)
     rise = rows_mv(G, bounds, direction).clamp_min(0.0).masked_fill(~torch.isfinite(d), 0.0)
     leaks = (
@@ -76,6 +77,5 @@ def recession_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tenso
 def _run(program: Program, bounds: Bounds) -> tuple[Iterate, Tensor]:
     phi = Quadratic()
     loop = Loop(phi, program, bounds, measure_units(program.Q, program, bounds), Rows.of(program, bounds), PrimalKKT)
-    outcome = interior_point(loop, torch.zeros_like(program.p), 1e-10, MAX_ITER)
-    at, _ = polish(loop, outcome.iterate, newton_steps=1)
+    at = optimise(loop, loop.start(torch.zeros_like(program.p)), TOL, MAX_ITER).at
     return at, split_fixed(loop, at.lam)

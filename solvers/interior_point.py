@@ -18,6 +18,7 @@ from .program import Bounds, Phi, Program, rows_mv, rows_tmv, split_rows
 
 TO_BOUNDARY = 0.99
 PATIENCE = 15
+HALVINGS = 40
 
 
 class Rows(NamedTuple):
@@ -152,6 +153,11 @@ class Loop:
         sigma = (mu_affine / mu.clamp_min(torch.finfo(mu.dtype).tiny)).clamp(0, 1) ** 3
         step = direction(product + affine.lam * affine.s - sigma * mu)
         length = self.longest(at, step, TO_BOUNDARY)
+        if not self.phi.constant_hessian:
+            rises = self.rises(at, step, length, sigma * mu)
+            if rises.any():
+                step = choose(rises.squeeze(-1), direction(product - sigma * mu), step)
+                length = self.search(at, step, self.longest(at, step, TO_BOUNDARY), sigma * mu)
         return Iterate(*(old + length * new for old, new in zip(at, step, strict=True)))
 
     def longest(self, at: Iterate, step: Iterate, share: float) -> Tensor:
@@ -161,14 +167,40 @@ class Loop:
         fastest = torch.nn.functional.pad(-shrink.masked_fill(~interior, 0.0), (0, 1), value=share)
         return share / fastest.amax(-1, keepdim=True)
 
+    def search(self, at: Iterate, step: Iterate, length: Tensor, mu: Tensor) -> Tensor:
+        """Halve the length until the barrier function falls: for a phi that is not quadratic."""
+        for _ in range(HALVINGS):
+            rises = self.rises(at, step, length, mu)
+            if not rises.any():
+                break
+            length = torch.where(rises, 0.5 * length, length)
+        return length
 
-def interior_point(loop: Loop, start: Tensor, tol: float, max_iter: int) -> Outcome:
+    def rises(self, at: Iterate, step: Iterate, length: Tensor, mu: Tensor) -> Tensor:
+        """Whether phi(x) + p'x - mu sum log s fails to fall enough (Armijo) along the step.
+
+        From a feasible point the Newton step, without the second-order term, is a descent direction of it.
+        """
+        Q, p = self.program.Q, self.program.p
+
+        def barrier(length: Tensor | float) -> Tensor:
+            x = at.x + length * step.x
+            s = (at.s + length * step.s).masked_fill(~self.rows.interior, 1.0)
+            return (self.phi.value(Q, x) + dot(p, x)).unsqueeze(-1) - mu * s.log().sum(-1, keepdim=True)
+
+        here = barrier(0.0)
+        slope = dot(self.phi.gradient(Q, at.x) + p, step.x) - mu.squeeze(-1) * dot(self.rows.interior / at.s, step.s)
+        allowed = here + 1e-4 * length * slope.unsqueeze(-1).clamp_max(0.0) + 1e-13 * (1 + here.abs())
+        return ~(barrier(length) <= allowed)
+
+
+def interior_point(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Outcome:
     """Run the loop until every instance has met `tol`, stalls or has used `max_iter` iterations."""
-    at = best = out = loop.start(start)
-    index = torch.arange(len(start), device=start.device)
+    at = best = out = start
+    index = torch.arange(len(start.x), device=start.x.device)
     iterations, waiting = torch.zeros_like(index), torch.zeros_like(index)
     converged = done = torch.zeros_like(index, dtype=torch.bool)
-    least = torch.full_like(start[:, 0], torch.inf)
+    least = torch.full_like(start.x[:, 0], torch.inf)
     for iteration in range(max_iter + 1):
         residual, merit = loop.measure(at)
         waiting = torch.where(merit < 0.9 * least, 0, waiting + 1)

@@ -17,18 +17,20 @@ minimum-norm solution (in the norm of rho and delta) is found.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .linalg import largest, mv, tmv
+from .linalg import largest, mv, outer, stack, tmv
 from .program import Bounds, Program, is_diagonal, rows_mv, rows_tmv, split_rows, symmetric_mv
 
 PRIMAL_REGULARISATION = 1e-10
 DUAL_REGULARISATION = 1e-8
 ROUNDING = 1e-14
 REFINEMENTS = 12
+SWEEPS = 3
 ACCURACY = 1e-13
 
 
@@ -59,14 +61,26 @@ class KKT(ABC):
     def _backsolve(self, r: Tensor) -> Tensor:
         """The solution of the regularised system; r is zero on dropped rows."""
 
-    @property
+    @cached_property
     def kept(self) -> Tensor:
         return torch.isfinite(self.w)
 
-    @property
-    def weight(self) -> Tensor:
-        """1 / (delta + w) over the rows of A and J: zero on dropped rows."""
-        return torch.cat((self.w.new_zeros(self.A.shape[:-1]), self.w), -1).add(self.delta).reciprocal()
+    @cached_property
+    def weight_A(self) -> Tensor:
+        """1 / delta over the rows of A."""
+        return self.delta[..., : self.A.shape[-2]].reciprocal()
+
+    @cached_property
+    def weight_J(self) -> Tensor:
+        """1 / (delta + w) over the rows of J: zero on dropped rows."""
+        return (self.delta[..., self.A.shape[-2] :] + self.w).reciprocal()
+
+    def diagonal(self) -> Tensor:
+        """rho and what the bounds (and a diagonal H) add to the diagonal of H."""
+        _, lower, upper = split_rows(self.G, self.bounds, self.weight_J)
+        out = self.rho + lower if self.bounds.lower else self.rho
+        out = out + upper if self.bounds.upper else out
+        return out + self.H if is_diagonal(self.H, self.w) else out
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, nu, lam = z.split([self.A.shape[-1], self.A.shape[-2], self.w.shape[-1]], -1)
@@ -80,8 +94,8 @@ class KKT(ABC):
         return torch.cat((top, mv(self.A, x), self.kept * rows_mv(self.G, self.bounds, x) - w * lam), -1)
 
     def step(self, r: Tensor) -> Tensor:
-        """M^-1 r to the accuracy of the regularisation: enough for a Newton step, whose error the next one mends."""
-        return self._backsolve(self._drop(r))
+        """M^-1 r to the accuracy of the regularisation, r zero on dropped rows: enough for a Newton step."""
+        return self._backsolve(r)
 
     def solve(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """M^-1 r refined to rounding, and the relative residual that is left, shape (*batch,)."""
@@ -164,62 +178,58 @@ class PrimalKKT(KKT):
     """
 
     def _factorise(self) -> Tensor:
-        weight_A, weight_G, diagonal = _split_weight(self)
+        weight_G = split_rows(self.G, self.bounds, self.weight_J)[0]
         K = (self.G * weight_G.unsqueeze(-1)).mT @ self.G
-        if is_diagonal(self.H, self.w):
-            diagonal = diagonal + self.H
-        else:
-            K = K + self.H
+        if not is_diagonal(self.H, self.w):
+            K += self.H
         if self.A.shape[-2]:
-            K = K + (self.A * (DUAL_REGULARISATION * weight_A).unsqueeze(-1)).mT @ self.A
-        K.diagonal(dim1=-2, dim2=-1).add_(diagonal + self.rho).mul_(1 + ROUNDING)
+            K += (self.A * (DUAL_REGULARISATION * self.weight_A).unsqueeze(-1)).mT @ self.A
+        K.diagonal(dim1=-2, dim2=-1).add_(self.diagonal()).mul_(1 + ROUNDING)
         L = cholesky(K)
-        return self._border(L, weight_A.reciprocal()) if self.A.shape[-2] else L
+        return self._border(L) if self.A.shape[-2] else L
 
-    def _border(self, L: Tensor, delta: Tensor) -> Tensor:
-        Z = torch.linalg.solve_triangular(L, self.A.mT, upper=False)
-        S = Z.mT @ Z
-        S.diagonal(dim1=-2, dim2=-1).add_(delta).mul_(1 + ROUNDING)
-        top = torch.nn.functional.pad(L, (0, self.A.shape[-2]))
-        return torch.cat((top, torch.cat((Z.mT, cholesky(S)), -1)), -2)
+    def _border(self, L: Tensor) -> Tensor:
+        n, q = self.A.shape[-1], self.A.shape[-2]
+        F = L.new_zeros(*L.shape[:-2], n + q, n + q)
+        F[..., :n, :n] = L
+        Z = F[..., n:, :n] = torch.linalg.solve_triangular(L, self.A.mT, upper=False).mT
+        S = Z @ Z.mT
+        S.diagonal(dim1=-2, dim2=-1).add_(self.delta[..., :q]).mul_(1 + ROUNDING)
+        F[..., n:, n:] = cholesky(S)
+        return F
 
     def _backsolve(self, r: Tensor) -> Tensor:
         r_x, r_A, r_J = self.split(r)
-        weight_A, weight_J = self.weight.split([r_A.shape[-1], r_J.shape[-1]], -1)
-        pull = weight_J * r_J
-        top = r_x + rows_tmv(self.G, self.bounds, pull) + tmv(self.A, DUAL_REGULARISATION * weight_A * r_A)
-        F = self.factor
-        half = torch.linalg.solve_triangular(F, torch.cat((top, r_A), -1).unsqueeze(-1), upper=False)
+        pull = self.weight_J * r_J
+        top = r_x + rows_tmv(self.G, self.bounds, pull)
+        if self.A.shape[-2]:
+            top = top + tmv(self.A, DUAL_REGULARISATION * self.weight_A * r_A)
+        half = torch.linalg.solve_triangular(self.factor, stack(top, r_A).unsqueeze(-1), upper=False)
         half[..., r_x.shape[-1] :, :].neg_()
-        x, nu = (
-            torch.linalg.solve_triangular(F.mT, half, upper=True).squeeze(-1).split([r_x.shape[-1], r_A.shape[-1]], -1)
-        )
-        return torch.cat((x, nu, weight_J * rows_mv(self.G, self.bounds, x) - pull), -1)
+        z = torch.linalg.solve_triangular(self.factor.mT, half, upper=True).squeeze(-1)
+        x = z[..., : r_x.shape[-1]]
+        return torch.cat((z, self.weight_J * rows_mv(self.G, self.bounds, x) - pull), -1)
 
 
 class DualKKT(KKT):
     """Cholesky of  R (H + rho + bounds)^-1 R' + delta + w,  R = [A; G]: for diagonal H and few rows."""
 
     def _factorise(self) -> Tensor:
-        _, weight_G, _ = _split_weight(self)
-        R, curvature = self._rows(), self._curvature()
-        S = (R / curvature.unsqueeze(-2)) @ R.mT
-        weight = torch.cat((self.weight[..., : self.A.shape[-2]], weight_G), -1)
+        R, kept, weight_G = self._rows(), self._kept_rows(), split_rows(self.G, self.bounds, self.weight_J)[0]
+        S = (R / self.diagonal().unsqueeze(-2)) @ R.mT * outer(kept, kept)
+        weight = stack(self.weight_A, weight_G)
         S.diagonal(dim1=-2, dim2=-1).add_(weight.masked_fill(weight == 0, 1.0).reciprocal()).mul_(1 + ROUNDING)
         return cholesky(S)
 
     def _backsolve(self, r: Tensor) -> Tensor:
-        n, q = self.A.shape[-1:], self.A.shape[-2]
-        r_x, r_A, r_J = r.split([n[0], q, self.w.shape[-1]], -1)
+        r_x, r_A, r_J = self.split(r)
         r_G, r_lower, r_upper = split_rows(self.G, self.bounds, r_J)
-        _, w_lower, w_upper = split_rows(self.G, self.bounds, self.weight[..., q:])
-        top = r_x
-        if self.bounds.lower:
-            top = top - w_lower * r_lower
-        if self.bounds.upper:
-            top = top + w_upper * r_upper
-        R, curvature = self._rows(), self._curvature()
-        dual = _cholesky_solve(self.factor, mv(R, top / curvature) - torch.cat((r_A, r_G), -1))
+        _, w_lower, w_upper = split_rows(self.G, self.bounds, self.weight_J)
+        top = r_x - w_lower * r_lower if self.bounds.lower else r_x
+        top = top + w_upper * r_upper if self.bounds.upper else top
+        R, kept, curvature = self._rows(), self._kept_rows(), self.diagonal()
+        pushed = (mv(R, top / curvature) - stack(r_A, r_G)) * kept
+        dual = torch.cholesky_solve(pushed.unsqueeze(-1), self.factor).squeeze(-1) * kept
         x = (top - tmv(R, dual)) / curvature
         parts = [x, dual]
         if self.bounds.lower:
@@ -229,11 +239,11 @@ class DualKKT(KKT):
         return torch.cat(parts, -1)
 
     def _rows(self) -> Tensor:
-        kept = split_rows(self.G, self.bounds, self.kept)[0]
-        return torch.cat((self.A, self.G * kept.unsqueeze(-1)), -2)
+        return stack(self.A, self.G, dim=-2)
 
-    def _curvature(self) -> Tensor:
-        return self.H + self.rho + _split_weight(self)[2]
+    def _kept_rows(self) -> Tensor:
+        kept = split_rows(self.G, self.bounds, self.kept)[0].to(self.w.dtype)
+        return stack(torch.ones_like(self.weight_A), kept)
 
 
 class Units(NamedTuple):
@@ -260,12 +270,13 @@ def measure_units(H: Tensor, program: Program, bounds: Bounds) -> Units:
 
     They only measure: the program itself is never scaled, since Newton steps do not depend on scaling.
     """
-    R = torch.cat((program.A, program.G), -2).abs()
-    column, row = torch.ones_like(program.p), torch.ones_like(R[..., 0])
-    for _ in range(3):
-        scaled = R * column.unsqueeze(-2) * row.unsqueeze(-1)
-        size = _column_size(H, column).maximum(_max(scaled, -2))
-        column, row = column * _unit(size).rsqrt(), row * _unit(_max(scaled, -1)).rsqrt()
+    scaled = stack(program.A, program.G, dim=-2).abs()
+    column, row = torch.ones_like(program.p), torch.ones_like(scaled[..., 0])
+    for _ in range(SWEEPS):
+        by_column = _unit(_column_size(H, column).maximum(_max(scaled, -2))).rsqrt()
+        by_row = _unit(_max(scaled, -1)).rsqrt()
+        scaled = scaled.mul_(by_column.unsqueeze(-2)).mul_(by_row.unsqueeze(-1))
+        column, row = column * by_column, row * by_row
     cost = _unit(_column_size(H, column).amax(-1).maximum(largest(program.p * column))).unsqueeze(-1)
     return Units(column, torch.cat([row.reciprocal()] + [column] * sum(bounds), -1), cost)
 
@@ -280,21 +291,6 @@ def cholesky(K: Tensor) -> Tensor:
             break
         diagonal.mul_(1 + shift * failed.unsqueeze(-1))
     return L
-
-
-def _split_weight(kkt: KKT) -> tuple[Tensor, Tensor, Tensor]:
-    """1/(delta + w) on the rows of A and of G, and what the bounds add to the diagonal."""
-    weight_A, rest = kkt.weight.split([kkt.A.shape[-2], kkt.w.shape[-1]], -1)
-    weight_G, lower, upper = split_rows(kkt.G, kkt.bounds, rest)
-    diagonal = torch.zeros_like(kkt.rho)
-    for bound in (lower, upper):
-        if bound.shape[-1]:
-            diagonal = diagonal + bound
-    return weight_A, weight_G, diagonal
-
-
-def _cholesky_solve(L: Tensor, r: Tensor) -> Tensor:
-    return torch.cholesky_solve(r.unsqueeze(-1), L).squeeze(-1)
 
 
 def _max(M: Tensor, dim: int) -> Tensor:

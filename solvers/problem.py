@@ -122,10 +122,7 @@ class QP(ConvexProblem):
     @cached_property
     def program(self) -> Program:
         batch, n = _broadcast_batch(self._batches()), self.p.shape[-1]
-        Q = self.Q.double()
-        if self._full and self.dtype == torch.float32:
-            Q = 0.5 * (Q + Q.mT)
-        no_rows, no_matrix = Q.new_zeros(0), Q.new_zeros(0, n)
+        no_rows, no_matrix = self.p.new_zeros(0).double(), self.p.new_zeros(0, n).double()
 
         def vector(t: Bound) -> Tensor:
             return no_rows.expand(*batch, 0) if not isinstance(t, Tensor) else _expand(t, batch, 1)
@@ -134,7 +131,7 @@ class QP(ConvexProblem):
             return no_matrix.expand(*batch, 0, n) if t is None else _expand(t, batch, 2)
 
         d = torch.cat((vector(self.h), -vector(self.lower), vector(self.upper)), -1)
-        Q = _expand(Q, batch, 2 if self._full else 1)
+        Q = _expand(self.Q, batch, 2 if self._full else 1)
         return Program(Q, vector(self.p), matrix(self.A), vector(self.b), matrix(self.G), d)
 
     def __repr__(self) -> str:
@@ -232,21 +229,18 @@ def entropy_dual(program: Program) -> tuple[Phi, Program, Bounds]:
     On the simplex G'lam = g + (G - 1g')'lam for any g: cuts are taken relative to their mean, so that cuts that
     nearly coincide, as they do around a minimum, keep the digits in which they differ.
     """
-    present = torch.isfinite(program.d).unsqueeze(-1)
-    share = present / present.sum(-2, keepdim=True).clamp_min(1)
-    cuts = torch.cat((program.G[..., :-1], -program.d.unsqueeze(-1)), -1).masked_fill(~present, 0.0)
-    mean = (cuts * share).sum(-2, keepdim=True)
-    cuts = (cuts - mean) * present
-    G, p = torch.cat((cuts[..., :-1], mean[..., :-1]), -2), -cuts[..., -1]
-    lower = torch.zeros_like(p)
-    upper = lower.masked_fill(present.squeeze(-1), torch.inf)
+    present = torch.isfinite(program.d)
+    slopes = program.G[..., :-1]
+    share = (present.to(slopes.dtype) / present.sum(-1, keepdim=True).clamp_min(1)).unsqueeze(-2)
+    offsets = program.d.masked_fill(~present, 0.0)
+    mean = share @ slopes
+    slopes = slopes - mean if present.all() else (slopes - mean).masked_fill(~present.unsqueeze(-1), 0.0)
+    Q = torch.cat((slopes, mean), -2)
+    p = (offsets - (share.squeeze(-2) * offsets).sum(-1, keepdim=True)) * present
+    upper = torch.zeros_like(p).masked_fill(present, torch.inf)
     ones, one = torch.ones_like(p).unsqueeze(-2), torch.ones_like(p[..., :1])
-    no_rows = ones[..., :0, :]
-    return (
-        EntropyConjugate(),
-        Program(G, p, ones, one, no_rows, torch.cat((lower, upper), -1)),
-        Bounds(True, True),
-    )
+    d = torch.cat((torch.zeros_like(p), upper), -1)
+    return EntropyConjugate(), Program(Q, p, ones, one, ones[..., :0, :], d), Bounds(True, True)
 
 
 def _expand(t: Tensor, batch: torch.Size, core: int) -> Tensor:
@@ -266,7 +260,7 @@ def _last_dimension(**named: Tensor) -> int:
     return t.shape[-1]
 
 
-def _check_tensors(**named: Tensor | None) -> None:
+def _check_tensors(**named: Bound) -> None:
     given = {name: t for name, t in named.items() if t is not None}
     for name, t in given.items():
         if not isinstance(t, Tensor):

@@ -6,18 +6,23 @@ with J = [G; -I; I] and d = [h; -lower; upper]: simple bounds are rows of J with
 implicit. Every datum is a tensor with the same leading batch dimensions; an absent group has zero rows.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import reduce
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .linalg import mv, tmv
+from .linalg import mv, stack, tmv
+
+BLOCK = 2**17
 
 
 @runtime_checkable
 class Phi(Protocol):
     """The curved part of the objective; Q is whatever data it has."""
+
+    constant_hessian: ClassVar[bool]
 
     def value(self, Q: Tensor, x: Tensor) -> Tensor: ...
     def gradient(self, Q: Tensor, x: Tensor) -> Tensor: ...
@@ -32,6 +37,8 @@ class Phi(Protocol):
 
 class Quadratic:
     """phi(x) = x'Qx / 2; Q is a symmetric matrix or a diagonal."""
+
+    constant_hessian: ClassVar[bool] = True
 
     def value(self, Q: Tensor, x: Tensor) -> Tensor:
         return 0.5 * (x * self.gradient(Q, x)).sum(-1)
@@ -48,6 +55,8 @@ class Quadratic:
 
 class NegativeEntropy:
     """phi(y, t) = sum y log y + (1 - y) log(1 - y); the last coordinate t has no curvature."""
+
+    constant_hessian: ClassVar[bool] = False
 
     def value(self, Q: Tensor, x: Tensor) -> Tensor:
         y = x[..., :-1]
@@ -72,6 +81,8 @@ class EntropyConjugate:
     Q holds G (k, n) with g (n) as one row more below it.
     """
 
+    constant_hessian: ClassVar[bool] = False
+
     def value(self, Q: Tensor, x: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-self._slope(Q, x)).sum(-1)
 
@@ -80,8 +91,7 @@ class EntropyConjugate:
 
     def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
         y = torch.sigmoid(-self._slope(Q, x))
-        G = Q[..., :-1, :]
-        return (G * (y * (1 - y)).unsqueeze(-2)) @ G.mT
+        return weighted_gram(Q[..., :-1, :].mT, y * (1 - y))
 
     def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
         return self.gradient(Q, x) + dual
@@ -110,8 +120,7 @@ class Bounds(NamedTuple):
 
 def rows_mv(G: Tensor, bounds: Bounds, x: Tensor) -> Tensor:
     """J x."""
-    parts = [mv(G, x)] + [-x] * bounds.lower + [x] * bounds.upper
-    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+    return stack(mv(G, x), *[-x] * bounds.lower, *[x] * bounds.upper)
 
 
 def rows_tmv(G: Tensor, bounds: Bounds, lam: Tensor) -> Tensor:
@@ -131,9 +140,16 @@ def split_rows(G: Tensor, bounds: Bounds, rows: Tensor) -> tuple[Tensor, Tensor,
     return rows_G, rows_lower, rows_upper
 
 
+def weighted_gram(M: Tensor, weight: Tensor) -> Tensor:
+    """M' diag(weight) M, in blocks of rows whose weighted copy stays in the cache."""
+    rows = max(1, BLOCK * M.shape[-2] // max(1, M.numel()))
+    blocks = zip(M.split(rows, -2), weight.split(rows, -1), strict=True)
+    return reduce(torch.add, ((part * w.unsqueeze(-1)).mT @ part for part, w in blocks))
+
+
 def symmetric_mv(H: Tensor, x: Tensor) -> Tensor:
     """H x, H a matrix or a diagonal."""
-    return H * x if is_diagonal(H, x) else mv(H, x)
+    return H * x if is_diagonal(H, x) else tmv(H, x)
 
 
 def is_diagonal(H: Tensor, x: Tensor) -> bool:

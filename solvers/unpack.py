@@ -6,7 +6,7 @@ from torch import Tensor
 from .forward import Values
 from .linalg import dot
 from .program import Bounds, Phi, Program, rows_mv, split_rows
-from .solution import Ray, Residuals, Solution
+from .solution import Ray, Residuals, Solution, Status
 
 
 def unpack(phi: Phi, bounds: Bounds, program: Program, values: Values, method: str, dtype: torch.dtype) -> Solution:
@@ -35,3 +35,13 @@ def unpack(phi: Phi, bounds: Bounds, program: Program, values: Values, method: s
         ray=Ray(*map(cast, (ray_x, ray_nu, *split_rows(program.G, bounds, ray_rows)))),
         method=method,
     )
+
+
+def without_gradient(program: Program, status: Tensor) -> Program:
+    """The same data, through which no gradient flows to instances that failed (nor nan times zero)."""
+
+    def cut(t: Tensor) -> Tensor:
+        failed = (status != Status.OPTIMAL).reshape(status.shape + (1,) * (t.dim() - status.dim()))
+        return torch.where(failed, t.detach(), t)
+
+    return Program(*map(cut, program))

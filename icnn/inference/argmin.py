@@ -81,6 +81,9 @@ def argmin(
     Source: Amos, Xu, Kolter (2017), algorithm 1 and its argmin differentiation.
     """
     _check(f, regularizer, gradient, on_failure)
+    for name, value in (("max_iter", max_iter), ("tol", tol)):
+        if not value > 0:
+            raise ValueError(f"{name} must be positive; got {value}")
     flat = _Flat(f, x, start)
     tol = max(tol, ROUNDING * torch.finfo(flat.dtype).eps)
     shown = None if callback is None else lambda iteration, y: callback(iteration, flat.shape(y))
@@ -93,6 +96,9 @@ def argmin(
         failed = failed & (bundle.status != Status.MAX_ITERATIONS)
     if on_failure == "raise" and failed.any():
         raise SolverError(failure_message(bundle.status.masked_fill(~failed, Status.OPTIMAL).reshape(flat.batch)))
+    if failed.any() and x is not None:  # keeps nan out of the weights' gradients
+        x = x.masked_fill(failed.reshape(flat.batch + (1,) * len(f.x_shape or ())), 0.0)
+        flat = _Flat(f, x, start)
     y = bundle.y
     if gradient == "implicit" and torch.is_grad_enabled():
         y = (through_newton if newton else through_cuts)(flat.energy, bundle)
@@ -121,6 +127,9 @@ class _Flat:
             raise ValueError("start must lie in [0, 1]; got entries outside, or nan")
         own = start.shape[: start.dim() - len(self.y_shape)]
         self.batch = own if x is None or f.x_shape is None else x.shape[: x.dim() - len(f.x_shape)]
+        if own not in (torch.Size(), self.batch):
+            expected = f"{tuple(self.y_shape)} or {tuple(self.batch + self.y_shape)}"
+            raise ValueError(f"start must be {expected}; got {tuple(start.shape)}")
         self.start = start.detach().double().expand(self.batch + self.y_shape).reshape(self.batch.numel(), -1)
         self._energy = f.given(x)
 

@@ -30,14 +30,16 @@ HALVINGS = 12
 
 
 def through_cuts(energy: Energy, bundle: Bundle) -> Tensor:
-    """The minimiser of the last model as a function of the weights and x, (batch, n)."""
-    points = bundle.cuts.points.movedim(1, 0)
-    cuts, _ = tangent(energy, points, create_graph=True)
-    G, o = cuts.G.squeeze(-2).movedim(0, 1), cuts.o.squeeze(-1).movedim(0, 1)
+    """The minimiser of the last model as a function of the weights and x, (batch, n).
+
+    The cuts are taken again one column at a time, in the shapes in which they were found: where a point lies on a
+    kink of f, another order of summation could choose another piece.
+    """
+    columns = [tangent(energy, points, create_graph=True)[0] for points in bundle.cuts.points.unbind(1)]
+    G, o = (torch.cat(parts, 1) for parts in zip(*((cut.G, cut.o) for cut in columns), strict=True))
     absent = torch.isneginf(bundle.cuts.o)
-    unsolvable = absent.all(-1, keepdim=True)
-    o = torch.where(absent, bundle.cuts.o.masked_fill(unsolvable, 0.0), o)
-    return solve(EntropyBundle(G, o), on_failure="zero").x[:, :-1]
+    absent = absent & ~absent.all(-1, keepdim=True)
+    return solve(EntropyBundle(G, o.masked_fill(absent, -torch.inf)), on_failure="zero").x[:, :-1]
 
 
 def newton_minimiser(energy: Energy, bundle: Bundle, tol: float) -> Bundle:
@@ -109,6 +111,7 @@ def _search(energy: Energy, u: Tensor, step: Tensor, size: Tensor) -> Tensor:
 
 def _with_gap(energy: Energy, bundle: Bundle, y: Tensor, tol: float) -> Bundle:
     """The bundle at a better point, with the lower bound of the tangent there."""
+    y = torch.where(torch.isfinite(y).all(-1, keepdim=True), y, bundle.y)
     cut, upper = tangent(energy, y)
     model = cut.o.squeeze(-1) - torch.nn.functional.softplus(-cut.G.squeeze(-2)).sum(-1)
     lower = bundle.lower.maximum(model)

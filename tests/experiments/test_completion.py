@@ -4,13 +4,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import icnn
 from experiments import completion
-from experiments._completer import Completer, Net, completions, final_error, squared_errors
+from experiments._completer import (
+    Completer,
+    Plain,
+    Unet,
+    completion_loss,
+    completions,
+    final_error,
+    squared_errors,
+)
 from experiments._pictures import Pictures, digits_pictures, halves
 from experiments.completion import DEFAULTS, main, parse
 
-SMALL = ("--convs", "4", "3", "2", "--dense", "8")
+SMALL = ("plain", "--convs", "4", "3", "2", "--dense", "8")
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +28,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_completer(coupling: bool = True) -> tuple[Completer, Pictures]:
-    train = digits_pictures()[:60]
-    return Completer(Net(convs=((4, 3, 2),), dense=(8,)), train, iterations=5, coupling=coupling), train
+    train, net = digits_pictures()[:60], Plain(convs=((4, 3, 2),), dense=(8,))
+    return Completer(net, train.images, iterations=5, coupling=coupling), train
 
 
 def test_the_record_has_the_promised_keys_and_every_method(finished: Path) -> None:
@@ -92,6 +99,7 @@ def test_defaults_depend_on_the_data_and_flags_override_them() -> None:
     assert parse(["--epochs", "3", "--data", "olivetti"]).recipe.epochs == 3
     assert parse(["--quick", "--epochs", "3"]).recipe.epochs == 3
     assert parse(["--quick"]).recipe.epochs == 2
+    assert parse(["--data", "olivetti", "plain"]).net == Plain()
 
 
 def test_a_run_without_any_net_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,11 +125,11 @@ def test_without_coupling_one_iteration_is_enough_and_a_sigmoid_regression() -> 
     torch.testing.assert_close(found[0], found[-1])
     x, y = (half[:7] for half in halves(train.images))
     y = y.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(model.energy(x - model.x_mean, y).sum(), y)
+    (slope,) = torch.autograd.grad(model.energy(x, y).sum(), y)
     torch.testing.assert_close(found[-1], torch.sigmoid(-slope), atol=1e-5, rtol=1e-5)
 
 
-def test_the_tilted_energy_is_convex_in_the_unknown_half() -> None:
+def test_the_energy_is_convex_in_the_unknown_half() -> None:
     model, train = small_completer()
     x, y = halves(train.images[:40])
     middle = model.energy(x[:20], (y[:20] + y[20:]) / 2)
@@ -134,4 +142,31 @@ def test_training_keeps_the_net_convex(tmp_path: Path) -> None:
     config = parse(arguments)
     fitted = completion._fit(config, completion._split(config), completion.COUPLED, seed=0)
     assert isinstance(fitted.model, Completer)
-    assert icnn.project_(fitted.model.energy.network).is_convex()
+    assert fitted.model.energy.is_convex()
+
+
+def unet_completer(coupling: bool) -> tuple[Completer, torch.Tensor]:
+    images = 0.1 + 0.8 * torch.rand(6, 1, 16, 16)
+    return Completer(Unet(channels=(4, 6, 8, 8), dense=7, units=5), images, iterations=5, coupling=coupling), images
+
+
+def test_the_u_net_starts_close_to_the_mean_half() -> None:
+    model, images = unet_completer(coupling=False)
+    x, y = halves(images)
+    torch.testing.assert_close(model(x), y.mean(0).expand_as(y), atol=0.01, rtol=0)
+
+
+def test_the_loss_of_the_u_net_reaches_every_layer() -> None:
+    model, images = unet_completer(coupling=True)
+    completion_loss(model, images).backward()
+    slopes = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(slope is not None and slope.isfinite().all() and slope.any() for slope in slopes.values())
+
+
+def test_a_failed_inference_is_logged_and_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    model, images = unet_completer(coupling=True)
+    images[2] = torch.nan
+    found = completions(model, images, iterations=5)[-1]
+    assert "some inferences failed" in caplog.text
+    assert "1 NONFINITE_INPUT" in caplog.text
+    assert found.isfinite().all()

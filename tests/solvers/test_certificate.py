@@ -10,7 +10,7 @@ import torch
 import icnn
 from icnn.solvers import Solution, Status
 
-from .examples import Data, random_bundle, random_lp, random_qp, tensor
+from .examples import random_bundle, random_lp, random_qp, tensor
 
 
 def solved(**changes) -> tuple[icnn.QP, Solution]:
@@ -24,9 +24,7 @@ def solved(**changes) -> tuple[icnn.QP, Solution]:
         b=tensor([1.5]),
         lower=tensor([-9.0, -9.0, 0.0]),
     )
-    exact = dict(
-        x=tensor([0.5, 1.0, 0.0]), nu=tensor([0.5]), lam=tensor([1.5]), lam_lower=tensor([0.0, 0.0, 0.5])
-    )
+    exact = dict(x=tensor([0.5, 1.0, 0.0]), nu=tensor([0.5]), lam=tensor([1.5]), lam_lower=tensor([0.0, 0.0, 0.5]))
     return problem, replace(icnn.solve(problem), **{**exact, **changes})
 
 
@@ -62,7 +60,7 @@ def test_the_solver_finds_that_solution() -> None:
 )
 def test_each_residual_reacts(changes: dict, reacting: set[str], silent: set[str]) -> None:
     found = icnn.certificate(*solved(**changes))._asdict()
-    assert {name for name, residual in found.items() if residual > 1e-2} >= reacting
+    assert {name for name, residual in found.items() if residual > 5e-3} >= reacting
     assert all(found[name] == 0 for name in silent)
 
 
@@ -87,7 +85,9 @@ def test_nan_is_never_certified() -> None:
     assert not icnn.certificate(problem, solution).max <= 1.0
 
 
-@pytest.mark.parametrize(("kind", "make"), [(icnn.QP, random_qp), (icnn.LP, random_lp), (icnn.EntropyBundle, random_bundle)])
+@pytest.mark.parametrize(
+    ("kind", "make"), [(icnn.QP, random_qp), (icnn.LP, random_lp), (icnn.EntropyBundle, random_bundle)]
+)
 def test_solutions_carry_the_certificate_of_their_problem(kind, make) -> None:
     problem = kind(**make((2, 3)))
     solution = icnn.solve(problem)
@@ -111,22 +111,19 @@ def test_the_certificate_of_a_bundle_reacts() -> None:
 
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 def test_residuals_do_not_depend_on_the_unit_of_the_cost(factor: float) -> None:
-    def scaled(data: Data, nu: torch.Tensor, lam: torch.Tensor, lows: torch.Tensor, ups: torch.Tensor, x: torch.Tensor):
-        problem = icnn.QP(**data)
-        return icnn.certificate(
-            problem, replace(icnn.solve(problem), x=x, nu=nu, lam=lam, lam_lower=lows, lam_upper=ups)
-        )
-
     data = random_qp()
-    s = icnn.solve(icnn.QP(**data))
-    wrong = (s.nu + 0.1, s.lam + 0.1, s.lam_lower + 0.1, s.lam_upper + 0.1)
-    plain = scaled(data, *wrong, s.x)
-    other = scaled({**data, "Q": factor * data["Q"], "p": factor * data["p"]}, *(factor * w for w in wrong), s.x)
+    solution = icnn.solve(icnn.QP(**data))
+    wrong = {name: getattr(solution, name) + 0.1 for name in ("nu", "lam", "lam_lower", "lam_upper")}
+    plain = icnn.certificate(icnn.QP(**data), replace(solution, **wrong))
+    other = icnn.certificate(
+        icnn.QP(**{**data, "Q": factor * data["Q"], "p": factor * data["p"]}),
+        replace(solution, **{name: factor * value for name, value in wrong.items()}),
+    )
     torch.testing.assert_close(torch.stack(list(other)), torch.stack(list(plain)))
 
 
 def test_the_certificate_shares_no_code_with_the_loop() -> None:
-    source = Path(icnn.certificate.__code__.co_filename).read_text(encoding="utf-8")
+    source = (Path(str(icnn.solvers.__file__)).parent / "certificate.py").read_text(encoding="utf-8")
     imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
     assert imported.isdisjoint({"interior_point", "kkt", "active_set", "forward", "adjoint", "diagnosis"})
 

@@ -45,7 +45,9 @@ def test_values_satisfy_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("kind", "make"), [(icnn.QP, random_qp), (icnn.LP, random_lp), (icnn.EntropyBundle, random_bundle)])
+@pytest.mark.parametrize(
+    ("kind", "make"), [(icnn.QP, random_qp), (icnn.LP, random_lp), (icnn.EntropyBundle, random_bundle)]
+)
 def test_dtype_in_is_dtype_out(dtype: torch.dtype, kind, make) -> None:
     solution = icnn.solve(kind(**{name: value.to(dtype) for name, value in make((2,)).items()}))
     assert {getattr(solution, name).dtype for name in VALUES} == {dtype}
