@@ -37,7 +37,8 @@ def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor,
     Q, p, A, b, G, d = program
     pull_A, pull_J = tmv(A, nu), rows_tmv(G, bounds, lam)
     dual = p + pull_A + pull_J
-    terms = (p, phi.gradient(Q, x).nan_to_num(0.0, 0.0, 0.0), pull_A, pull_J)
+    gradient = phi.gradient(Q, x)
+    terms = (p, gradient.nan_to_num(0.0, 0.0, 0.0), pull_A, pull_J)
     cost = torch.stack([largest(term) for term in terms]).amax(0)
     cost = torch.where(largest(p) > 0, cost, cost.clamp_min(1.0))
     size = 1 + largest(x)
@@ -47,7 +48,7 @@ def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor,
     products = torch.where(lam == 0, torch.zeros_like(lam), lam * slack)
     value = phi.value(Q, x).abs().maximum(dot(p, x).abs()).maximum(cost)
     return Residuals(
-        stationarity=largest(phi.stationarity(Q, x, dual)) / cost,
+        stationarity=largest(phi.stationarity(x, gradient, dual)) / cost,
         primal=largest(violation) / size,
         sign=largest(lam.clamp_max(0.0) * row_J) / cost,
         complementarity=largest(products) / (cost * size),

@@ -30,8 +30,8 @@ class Phi(Protocol):
         """Matrix (*batch, n, n), or its diagonal (*batch, n)."""
         ...
 
-    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
-        """A residual that vanishes where grad phi(x) + dual = 0, well scaled also where phi is steep."""
+    def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
+        """From grad phi(x): a residual that vanishes where grad phi(x) + dual = 0, well scaled also where phi is steep."""
         ...
 
 
@@ -49,8 +49,8 @@ class Quadratic:
     def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
         return Q
 
-    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
-        return self.gradient(Q, x) + dual
+    def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
+        return gradient + dual
 
 
 class NegativeEntropy:
@@ -70,7 +70,7 @@ class NegativeEntropy:
         tiny = torch.finfo(y.dtype).tiny
         return torch.nn.functional.pad((y * (1 - y)).clamp_min(tiny).reciprocal(), (0, 1))
 
-    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
+    def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
         y = x[..., :-1] - torch.sigmoid(-dual[..., :-1])
         return torch.cat((y, dual[..., -1:]), -1)
 
@@ -93,8 +93,8 @@ class EntropyConjugate:
         y = torch.sigmoid(-self._slope(Q, x))
         return weighted_gram(Q[..., :-1, :].mT, y * (1 - y))
 
-    def stationarity(self, Q: Tensor, x: Tensor, dual: Tensor) -> Tensor:
-        return self.gradient(Q, x) + dual
+    def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
+        return gradient + dual
 
     def _slope(self, Q: Tensor, x: Tensor) -> Tensor:
         return Q[..., -1, :] + tmv(Q[..., :-1, :], x)
