@@ -19,6 +19,7 @@ from .solution import Status
 
 Operator = Literal["full", "primal", "dual"]
 OnFailure = Literal["raise", "nan", "zero"]
+CACHE = 2**19
 OPERATORS: dict[Operator, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual": DualKKT}
 
 
@@ -65,8 +66,16 @@ def solve_values(phi: Phi, bounds: Bounds, options: Options, program: Program) -
     """Solve every instance; failures get a status and, where there is one, a ray. Never raises for values."""
     batch = program.p.shape[:-1]
     flat = Program(*(t.reshape(batch.numel(), *t.shape[len(batch) :]) for t in program))
-    values = _solve_flat(phi, bounds, options, flat)
-    return Values(*(t.reshape(batch + t.shape[1:]) for t in values))
+    parts = [_solve_flat(phi, bounds, options, part) for part in _parts(flat)]
+    whole = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return Values(*(t.reshape(batch + t.shape[1:]) for t in whole))
+
+
+def _parts(flat: Program) -> list[Program]:
+    """The batch in equal parts whose matrices stay in the cache of a CPU; whole on any other device."""
+    total = sum(t.numel() for t in flat)
+    count = max(1, min(len(flat.p), round(total / CACHE))) if flat.p.device.type == "cpu" else 1
+    return [Program(*part) for part in zip(*(t.chunk(count) for t in flat), strict=True)]
 
 
 def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program) -> Values:

@@ -1,25 +1,26 @@
 """Batched products of matrices and vectors over any leading dimensions."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def mv(M: Tensor, x: Tensor) -> Tensor:
+def mv(M: Float[Tensor, "*#batch m n"], x: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch m"]:
     """M x; batched matrix-vector products on a CPU are faster as sums than as one-column matrix products."""
     return (M * x.unsqueeze(-2)).sum(-1)
 
 
-def tmv(M: Tensor, x: Tensor) -> Tensor:
+def tmv(M: Float[Tensor, "*#batch m n"], x: Float[Tensor, "*#batch m"]) -> Float[Tensor, "*batch n"]:
     """M'x."""
     return (x.unsqueeze(-2) @ M).squeeze(-2)
 
 
-def outer(x: Tensor, y: Tensor) -> Tensor:
+def outer(x: Float[Tensor, "*#batch m"], y: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch m n"]:
     """x y'."""
     return x.unsqueeze(-1) * y.unsqueeze(-2)
 
 
-def dot(x: Tensor, y: Tensor) -> Tensor:
+def dot(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch"]:
     """x'y."""
     return (x * y).sum(-1)
 

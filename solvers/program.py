@@ -31,7 +31,7 @@ class Phi(Protocol):
         ...
 
     def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
-        """From grad phi(x): a residual that vanishes where grad phi(x) + dual = 0, well scaled also where phi is steep."""
+        """From grad phi(x): a residual that vanishes where it is -dual, well scaled also where phi is steep."""
         ...
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -78,17 +79,17 @@ class Solution:
     x = (y, t). Multipliers of bounds that were not given have zero length.
     """
 
-    x: Tensor
-    nu: Tensor
-    lam: Tensor
-    lam_lower: Tensor
-    lam_upper: Tensor
-    s: Tensor
-    objective: Tensor
-    status: Tensor
-    iterations: Tensor
+    x: Float[Tensor, "*batch n"]
+    nu: Float[Tensor, "*batch q"]
+    lam: Float[Tensor, "*batch m"]
+    lam_lower: Float[Tensor, "*batch lower"]
+    lam_upper: Float[Tensor, "*batch upper"]
+    s: Float[Tensor, "*batch m"]
+    objective: Float[Tensor, "*batch"]
+    status: Int[Tensor, "*batch"]
+    iterations: Int[Tensor, "*batch"]
     residuals: Residuals
-    degenerate: Tensor
+    degenerate: Bool[Tensor, "*batch"]
     ray: Ray
     method: str
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from icnn.networks import ConvexNetwork
@@ -28,12 +29,12 @@ class ArgminSolution:
     minimised; evaluations: of the energy with its gradient.
     """
 
-    y: Tensor
-    value: Tensor
-    gap: Tensor
-    status: Tensor
-    iterations: Tensor
-    evaluations: Tensor
+    y: Float[Tensor, "..."]
+    value: Float[Tensor, "*batch"]
+    gap: Float[Tensor, "*batch"]
+    status: Int[Tensor, "*batch"]
+    iterations: Int[Tensor, "*batch"]
+    evaluations: Int[Tensor, "*batch"]
 
     def __repr__(self) -> str:
         codes = self.status.flatten().tolist()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from icnn.solvers import EntropyBundle, Status, solve
@@ -26,9 +27,9 @@ Callback = Callable[[int, Tensor], None]
 class Cuts(NamedTuple):
     """k cuts for each instance: slopes (batch, k, n), offsets (batch, k), -inf where absent, and their points."""
 
-    G: Tensor
-    o: Tensor
-    points: Tensor
+    G: Float[Tensor, "*batch k n"]
+    o: Float[Tensor, "*batch k"]
+    points: Float[Tensor, "*batch k n"]
 
     def keep(self, kept: Tensor) -> "Cuts":
         return self._replace(o=self.o.masked_fill(~kept, -torch.inf))
@@ -53,11 +54,11 @@ class Cuts(NamedTuple):
 class Bundle:
     """Where the method ended, each field (batch, ...): y, bounds of the minimum, status and the cuts that count."""
 
-    y: Tensor
-    upper: Tensor
-    lower: Tensor
-    status: Tensor
-    iterations: Tensor
+    y: Float[Tensor, "batch n"]
+    upper: Float[Tensor, "batch"]
+    lower: Float[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
+    iterations: Int[Tensor, "batch"]
     cuts: Cuts
 
     @property
