@@ -34,7 +34,7 @@ def solve(
         method: the KKT operator, "primal" (Cholesky n x n), "dual" (diagonal Hessian, Cholesky of one row and
             column per constraint), "full" (LU of everything, the reference) or "auto".
         on_failure: what instances that are not OPTIMAL do. "raise": `SolverError`, which carries the solution;
-            "nan": nan in values and gradients; "zero": the last iterate, with zero gradient. Others are untouched.
+            "nan": nan in values and gradients; "zero": the best iterate, with zero gradient. Others are untouched.
 
     Returns:
         `Solution` in the dtype and on the device of the data. Where `degenerate` is set the gradient is the
