@@ -30,14 +30,14 @@ class Optimum(NamedTuple):
 
 def optimise(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Optimum:
     """Interior-point iterations until the active set shows, then Newton on it; more of both where it misled."""
-    outcome = interior_point(loop, start, max(CROSSOVER, tol), max_iter)
+    budget = torch.full(start.x.shape[:1], max_iter, device=start.x.device)
+    outcome = interior_point(loop, start, max(CROSSOVER, tol), budget)
     at, kkt, error = polish(loop, outcome.iterate)
     iterations = outcome.iterations
     rest = outcome.converged & ~(error <= tol)
     if rest.any():
         part = loop.at(rest)
-        left = max_iter - int(iterations.max())
-        more = interior_point(part, outcome.iterate.at(rest), 0.1 * tol, left)
+        more = interior_point(part, outcome.iterate.at(rest), 0.1 * tol, (budget - iterations)[rest])
         better = polish(part, more.iterate)[0]
         at = Iterate(*(t.index_copy(0, rest.nonzero().squeeze(-1), new) for t, new in zip(at, better, strict=True)))
         iterations = iterations.masked_scatter(rest, iterations[rest] + more.iterations)

@@ -1,6 +1,7 @@
 """The certificate: how far a point is from satisfying the optimality conditions of the user's problem.
 
-Computed from the data and the point alone, after the fact; it shares nothing with the loop that found the point.
+Computed from the data and the point alone: it knows nothing of the loop that found the point, of its slacks, scaling
+or regularisation.
 """
 
 import torch

@@ -194,19 +194,19 @@ class Loop:
         return ~(barrier(length) <= allowed)
 
 
-def interior_point(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Outcome:
-    """Run the loop until every instance has met `tol`, stalls or has used `max_iter` iterations."""
+def interior_point(loop: Loop, start: Iterate, tol: float, budget: Tensor) -> Outcome:
+    """Run the loop until every instance has met `tol`, stalls or has used its own budget of iterations, (batch,)."""
     at = best = out = start
     index = torch.arange(len(start.x), device=start.x.device)
     iterations, waiting = torch.zeros_like(index), torch.zeros_like(index)
     converged = done = torch.zeros_like(index, dtype=torch.bool)
     least = torch.full_like(start.x[:, 0], torch.inf)
-    for iteration in range(max_iter + 1):
+    for iteration in range(int(budget.max()) + 1 if len(budget) else 0):
         residual, merit = loop.measure(at)
         waiting = torch.where(merit < 0.9 * least, 0, waiting + 1)
         best = choose(merit < least, at, best)
         least = least.fmin(merit)
-        ended = (least <= tol) | (waiting > PATIENCE) | ~torch.isfinite(merit) | (iteration == max_iter)
+        ended = (least <= tol) | (waiting > PATIENCE) | ~torch.isfinite(merit) | (iteration >= budget)
         ending = ended & ~done
         if ending.any():
             out = _record(out, index[ending], best.at(ending))
@@ -218,8 +218,8 @@ def interior_point(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Out
         if 4 * done.sum() >= len(done):
             rest = ~done
             loop, at, best = loop.at(rest), at.at(rest), best.at(rest)
-            index, residual, merit, waiting, least, done = (
-                t[rest] for t in (index, residual, merit, waiting, least, done)
+            index, budget, residual, merit, waiting, least, done = (
+                t[rest] for t in (index, budget, residual, merit, waiting, least, done)
             )
         at = loop.advance(at, residual, merit)
     return Outcome(out, iterations, converged)

@@ -26,7 +26,8 @@ class ArgminSolution:
     y: (*batch, *y_shape), the minimiser of the last model. value = f(y) - H(y) there and gap = value minus a lower
     bound of the minimum, both (*batch,). status: OPTIMAL where the gap is within the tolerance, MAX_ITERATIONS
     where the budget came first (no error: the gap tells), else why the instance failed. iterations: models
-    minimised; evaluations: of the energy with its gradient.
+    minimised; evaluations: of the energy with its gradient by the
+    bundle method (what Newton's method adds for smooth f is not counted).
     """
 
     y: Float[Tensor, "..."]
@@ -67,7 +68,8 @@ def argmin(
         tol: an instance is OPTIMAL once gap <= tol (1 + |value|); never below the rounding of f's dtype.
         gradient: "implicit", formula (6) for piecewise linear f and the Newton form, at a minimiser polished by
             Newton's method with n x n Hessians, for smooth f (see `implicit`); or "none".
-        on_failure: as in `solve`, for instances that fail; MAX_ITERATIONS alone is no failure.
+        on_failure: for instances that fail (MAX_ITERATIONS alone is no failure): "raise"; "nan" in their y; "zero"
+            leaves their last point. No gradient comes from them.
         callback: called as callback(iteration, y) with the minimiser of each model.
 
     Returns:

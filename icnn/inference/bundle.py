@@ -89,7 +89,7 @@ def bundle_entropy(
         present = (~torch.isneginf(cuts.o)).index_copy(0, index, necessary(model.lam, tried))
         cuts = cuts.keep(present)
         y = y.index_copy(0, index, torch.where(solved, model.x[:, :-1], y[index]))
-        lower = lower.index_copy(0, index, model.objective)
+        lower = lower.index_copy(0, index, torch.where(solved.squeeze(-1), model.objective, lower[index]))
         iterations = iterations + running
         if callback is not None:
             callback(iteration, y)

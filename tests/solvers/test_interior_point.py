@@ -14,6 +14,7 @@ from .examples import Data, project_by_sorting, projection, random_bundle, rando
 from .judging import WRONG
 from .oracles import minimum
 from .random_problems import Data as Plain
+from .random_problems import generate
 
 EYE = torch.eye(3, dtype=torch.float64)
 
@@ -287,3 +288,13 @@ def test_degenerate_vertices_of_integer_programs() -> None:
         solution = icnn.solve(icnn.LP(c, G, h, lower=-5.0, upper=5.0))
         value = plain({"p": c, "G": G, "h": h, "lower": torch.full((4,), -5.0), "upper": torch.full((4,), 5.0)})
         assert solution.objective.item() == pytest.approx(minimum(value, "highs"), rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize("index", [2, 3])
+def test_a_budget_is_each_instance_s_own(index: int) -> None:
+    """One that needs a second round of the loop gets it, also beside one that has used up all its iterations."""
+    problem = generate(40).problem()
+    needed = int(icnn.solve(problem, on_failure="zero").iterations.flatten()[index])
+    short = icnn.solve(problem, max_iter=needed, on_failure="zero")
+    assert (short.iterations == needed).sum() > 1
+    assert short.status.flatten()[index] == Status.OPTIMAL
