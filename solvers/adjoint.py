@@ -35,14 +35,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .forward import OPERATORS, OnFailure, Operator, Options, Values, factorised, solve_values
-from .linalg import outer
+from .closed_form import is_separable, solve_separable_kkt
+from .forward import OnFailure, Options, Values, factorised, flatten, flatten_batch, solve_values
+from .linalg import outer_sum
 from .program import Bounds, Phi, Program, Quadratic, is_diagonal
 from .screen import symmetry_defect
 from .solution import Solution, SolverError, Status, failure_message
 from .unpack import unpack
 
 ADJOINT_ACCURACY = 1e-6
+EXACT = 1e-9
 
 
 @runtime_checkable
@@ -54,7 +56,7 @@ class Rule(Protocol):
     def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]: ...
     def adjoint(self) -> "AdjointRule": ...
     def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """(status, degenerate, w, rho, delta, factor): what the adjoint needs of the solve."""
+        """(status, degenerate, w, U): what the adjoint needs of the solve."""
         ...
 
 
@@ -67,13 +69,13 @@ class SolveRule:
     options: Options
     symmetry: float
 
-    def forward(self, program: Program) -> tuple[Tensor, ...]:
+    def forward(self, program: Program, *warm: Tensor) -> tuple[Tensor, ...]:
         defect = symmetry_defect(program.Q, program.p) if isinstance(self.phi, Quadratic) else 0.0
         if defect > self.symmetry:
             raise ValueError(f"Q must be symmetric; max |Q - Q'| / max |Q| is {defect:.1e}. Pass (Q + Q') / 2.")
         if defect > 0:
             program = program._replace(Q=0.5 * (program.Q + program.Q.mT))
-        values = solve_values(self.phi, self.bounds, self.options, program)
+        values = solve_values(self.phi, self.bounds, self.options, program, warm)
         bad = values.status != Status.OPTIMAL
         if self.options.on_failure == "raise" and bad.any():
             raise SolverError(failure_message(values.status), self._solution(program, values))
@@ -83,14 +85,14 @@ class SolveRule:
         return tuple(values)
 
     def _solution(self, program: Program, values: Values) -> Solution:
-        return unpack(self.phi, self.bounds, program, values, self.options.operator, values.x.dtype)
+        return unpack(self.phi, self.bounds, program, values, values.x.dtype)
 
     def adjoint(self) -> "AdjointRule":
         return AdjointRule(self.bounds, self.options.operator, self.options.on_failure, order=1)
 
     def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = Values(*outputs)
-        return values.status, values.degenerate, values.w, values.rho, values.delta, values.factor
+        return values.status, values.degenerate, values.w, values.U
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class AdjointRule:
     """Every order: the program is quadratic with a known active set; its operator is factorised already or now."""
 
     bounds: Bounds
-    kind: Operator
+    kind: str
     on_failure: OnFailure
     order: int
 
@@ -107,25 +109,47 @@ class AdjointRule:
         return Quadratic()
 
     def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]:
-        status, degenerate, w, rho, delta, factor = extra
-        H, g_x, A, b, G, d = program
+        batch = program.p.shape[:-1]
+        status, degenerate, w, U = (flatten_batch(t, batch) for t in extra)
         good = status == Status.OPTIMAL
-        self._refuse(self.order > 1, degenerate & good, "derivatives of second order do not exist")
-        if factor.shape[-1]:
-            kkt = OPERATORS[self.kind](H, A, G, self.bounds, w, rho, delta, factor)
-        else:
-            kkt = factorised(self.kind, H, program, self.bounds, w)
-        r = torch.cat((-g_x, b, d), -1).nan_to_num(0.0, 0.0, 0.0) * good.unsqueeze(-1)
+        self._refuse(self.order > 1, (degenerate & good).reshape(batch), "derivatives of second order do not exist")
+        H, g, A, b, G, d = flatten(program)
+        g, b, d = (t.nan_to_num(0.0, 0.0, 0.0) * good.unsqueeze(-1) for t in (g, b, d))
+        program = Program(H, g, A, b, G, d)
+        c, error = self._directly(program, w, U)
+        hard = good & (degenerate | ~(error <= EXACT))
+        if hard.any():
+            index = hard.nonzero().squeeze(-1)
+            c_hard, error_hard = self._carefully(Program(*(t[index] for t in program)), w[index], degenerate[index])
+            c, error = c.index_copy(0, index, c_hard), error.index_copy(0, index, error_hard)
+        inaccurate = good & ~(error <= ADJOINT_ACCURACY)
+        self._refuse(self.on_failure == "raise", inaccurate.reshape(batch), "the adjoint system could not be solved")
+        bad = (~good | inaccurate).unsqueeze(-1)
+        c = c.masked_fill(bad, torch.nan if self.on_failure == "nan" else 0.0).reshape(*batch, -1)
+        c_x, c_nu, c_J = c.split([g.shape[-1], b.shape[-1], d.shape[-1]], -1)
+        return c_x, c_nu, c_J
+
+    def _directly(self, program: Program, w: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+        """(c, relative residual) by elimination; the residual is inf where that does not apply."""
+        if is_separable(program.Q, program.p, program.A, program.G):
+            return solve_separable_kkt(program, self.bounds, w)
+        if U.shape[-1]:
+            from .kernels import calls
+
+            return calls.solve_active_kkt(program, self.bounds, U, w)
+        unsolved = torch.full_like(program.p[:, 0], torch.inf)
+        return torch.cat((program.p, program.b, program.d), -1).zero_(), unsolved
+
+    def _carefully(self, program: Program, w: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor]:
+        """(c, relative residual) by the regularised operator; the minimum-norm solution at degenerate instances."""
+        kkt = factorised(self.kind, program.Q, program, self.bounds, w)
+        r = torch.cat((-program.p, program.b, program.d), -1)
         c, error = kkt.solve(r)
         if degenerate.any():
             c_least, error_least = kkt.minimum_norm_solve(r)
             c = torch.where(degenerate.unsqueeze(-1), c_least, c)
             error = torch.where(degenerate, error_least, error)
-        inaccurate = ~(error <= ADJOINT_ACCURACY)
-        self._refuse(self.on_failure == "raise", inaccurate, "the adjoint system could not be solved")
-        bad = (~good | inaccurate).unsqueeze(-1)
-        c = c.masked_fill(bad, torch.nan if self.on_failure == "nan" else 0.0)
-        return kkt.split(c)
+        return c, error
 
     def _refuse(self, wanted: bool, at: Tensor, what: str) -> None:
         if wanted and at.any():
@@ -161,9 +185,9 @@ class Implicit(torch.autograd.Function):
         c_x, c_nu, c_lam = Implicit.apply(ctx.rule.adjoint(), H, x_bar, A, -nu_bar, G, -lam_bar, *operator)
         _, wants_Q, _, wants_A, _, wants_G, *_ = ctx.needs_input_grad
         m = G.shape[-2]
-        Q_bar = _symmetric_outer(c_x, x, diagonal=is_diagonal(Q, x)) if wants_Q else None
-        A_bar = outer(nu, c_x) + outer(c_nu, x) if wants_A else None
-        G_bar = outer(lam[..., :m], c_x) + outer(c_lam[..., :m], x) if wants_G else None
+        Q_bar = _curvature_gradient(c_x, x, Q) if wants_Q else None
+        A_bar = outer_sum((nu, c_nu), (c_x, x), A.shape) if wants_A else None
+        G_bar = outer_sum((lam[..., :m], c_lam[..., :m]), (c_x, x), G.shape) if wants_G else None
         return None, Q_bar, c_x, A_bar, -c_nu, G_bar, -c_lam, *[None] * ctx.spare
 
     @staticmethod
@@ -176,5 +200,7 @@ class Implicit(torch.autograd.Function):
         return output, (0,) * len(output)
 
 
-def _symmetric_outer(c: Tensor, x: Tensor, diagonal: bool) -> Tensor:
-    return c * x if diagonal else 0.5 * (outer(c, x) + outer(x, c))
+def _curvature_gradient(c: Tensor, x: Tensor, Q: Tensor) -> Tensor:
+    if is_diagonal(Q, x):
+        return (c * x).sum_to_size(Q.shape)
+    return outer_sum((0.5 * c, 0.5 * x), (x, c), Q.shape)

@@ -1,15 +1,15 @@
 """solve(problem) -> Solution: the door to the solvers."""
 
-from typing import Literal
-
 import torch
+from torch import Tensor
 
 from .adjoint import Implicit, SolveRule
-from .forward import OnFailure, Operator, Options, Values
+from .dispatch import Choice, check_method, fitting_method, fitting_operator
+from .forward import OPERATORS, OnFailure, Options, Values
 from .problem import ConvexProblem
-from .program import Program, is_diagonal
-from .solution import Solution
-from .unpack import unpack, without_gradient
+from .program import Program
+from .solution import METHODS, Solution
+from .unpack import unpack
 
 
 def solve(
@@ -17,24 +17,30 @@ def solve(
     *,
     tol: float = 1e-9,
     max_iter: int = 100,
-    method: Literal["auto"] | Operator = "auto",
+    method: Choice = "auto",
     on_failure: OnFailure = "raise",
+    warm_start: Solution | None = None,
 ) -> Solution:
     """Solve a batch of convex programs; the solution is differentiable in all data of the problem.
 
         minimise_x  phi(x) + p'x   subject to   A x = b (nu),  G x <= h (lam >= 0),  lower <= x <= upper
 
-    Computed in float64 whatever the dtype of the data, by one predictor-corrector interior-point method followed
-    by a Newton step on the active set, for the whole batch at once; gradients by (3), (4) of `adjoint`.
+    Computed in float64 whatever the dtype of the data. What a direct method (closed form, compiled active set) does
+    not solve to `tol`, a predictor-corrector interior-point method takes over, followed by a Newton step on the active
+    set, for the whole batch at once. Gradients by (3), (4) of `adjoint`.
 
     Args:
         problem: `QP`, `LP` or `EntropyBundle` with any batch dimensions.
         tol: an instance is OPTIMAL if its `certificate` is at most this.
         max_iter: iterations of the interior-point loop.
-        method: the KKT operator, "primal" (Cholesky n x n), "dual" (diagonal Hessian, Cholesky of one row and
-            column per constraint), "full" (LU of everything, the reference) or "auto".
+        method: "auto" (by structure, size and device, see `dispatch`); "closed_form" (diagonal Q, bounds, at most
+            one equality); "active_set" (compiled, CPU, positive definite Q); "bundle" (compiled, CPU, `EntropyBundle`);
+            or the interior-point loop with its KKT operator: "primal" (Cholesky n x n), "dual" (diagonal Hessian,
+            Cholesky of one row and column per constraint), "full" (LU of everything, the reference).
+            `Solution.method` says what ran.
         on_failure: what instances that are not OPTIMAL do. "raise": `SolverError`, which carries the solution;
             "nan": nan in values and gradients; "zero": the best iterate, with zero gradient. Others are untouched.
+        warm_start: the solution of a nearby problem of the same sizes, of the same batch or of none.
 
     Returns:
         `Solution` in the dtype and on the device of the data. Where `degenerate` is set the gradient is the
@@ -49,26 +55,32 @@ def solve(
     """
     _check(tol, max_iter, method, on_failure)
     program = problem.program
-    operator = _fitting_operator(problem, program) if method == "auto" else method
-    if operator == "dual" and not is_diagonal(program.Q, program.p):
-        raise ValueError("method='dual' needs a diagonal Q, given as a vector; got a matrix")
+    check_method(problem, method)
+    operator = fitting_operator(problem) if method not in OPERATORS else method
+    first = fitting_method(problem, operator) if method == "auto" else method
     symmetry = 1e-9 if problem.dtype == torch.float64 else 1e-4
-    rule = SolveRule(problem.phi, problem.bounds, Options(tol, max_iter, operator, on_failure), symmetry)
-    values = Values(*Implicit.apply(rule, *program))
-    if on_failure != "raise":
-        program = without_gradient(program, values.status)
-    return unpack(problem.phi, problem.bounds, program, values, operator, problem.dtype)
+    rule = SolveRule(problem.phi, problem.bounds, Options(tol, max_iter, first, operator, on_failure), symmetry)
+    values = Values(*Implicit.apply(rule, *program, *_known(warm_start, program)))
+    return unpack(problem.phi, problem.bounds, program, values, problem.dtype, on_failure != "raise")
 
 
-def _fitting_operator(problem: ConvexProblem, program: Program) -> Operator:
-    """Dual where the Hessian is diagonal with few rows beside it, else primal."""
-    rows, n = program.A.shape[-2] + program.G.shape[-2], program.p.shape[-1]
-    return "dual" if problem.diagonal_curvature and 2 * rows <= n else "primal"
+def _known(warm_start: Solution | None, program: Program) -> tuple[Tensor, ...]:
+    """(x, nu, lam) to start from, in float64 and the batch of the program; nothing without a warm start."""
+    if warm_start is None:
+        return ()
+    parts = (warm_start.x, warm_start.nu, torch.cat((warm_start.lam, warm_start.lam_lower, warm_start.lam_upper), -1))
+    known = tuple(t.detach().double().nan_to_num() for t in parts)
+    for t, like in zip(known, (program.p, program.b, program.d), strict=True):
+        if t.shape[-1] != like.shape[-1] or t.shape[:-1] not in (torch.Size(), like.shape[:-1]):
+            sizes = [tuple(t.shape) for t in known]
+            expected = [tuple(t.shape) for t in (program.p, program.b, program.d)]
+            raise ValueError(f"warm_start must solve a problem of these sizes: x, nu, lam {expected}; got {sizes}")
+    return tuple(t.expand(like.shape) for t, like in zip(known, (program.p, program.b, program.d), strict=True))
 
 
 def _check(tol: float, max_iter: int, method: str, on_failure: str) -> None:
     for name, value, allowed in (
-        ("method", method, ("auto", "full", "primal", "dual")),
+        ("method", method, ("auto", *METHODS)),
         ("on_failure", on_failure, ("raise", "nan", "zero")),
     ):
         if value not in allowed:

@@ -8,33 +8,38 @@ from torch import Tensor
 
 from .active_set import optimise, split_fixed, weakly_active
 from .certificate import residuals
+from .closed_form import solve_separable
 from .diagnosis import farkas_ray, recession_ray
 from .interior_point import Iterate, Loop, Rows
 from .kkt import KKT, DualKKT, FullKKT, PrimalKKT, measure_units
 from .linalg import mv, tmv
 from .problem import entropy_dual
-from .program import Bounds, NegativeEntropy, Phi, Program, Quadratic
+from .program import Bounds, NegativeEntropy, Phi, Program, Quadratic, split_rows
 from .screen import replace_bad, screen
-from .solution import Status
+from .solution import METHODS, Method, Status
 
-Operator = Literal["full", "primal", "dual"]
 OnFailure = Literal["raise", "nan", "zero"]
 CACHE = 2**19
-OPERATORS: dict[Operator, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual": DualKKT}
+OPERATORS: dict[str, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual": DualKKT}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to solve; see `solve`."""
+    """How to solve, see `solve`: `method` first, the interior-point loop with `operator` for what it leaves."""
 
     tol: float
     max_iter: int
-    operator: Operator
+    method: Method
+    operator: Literal["primal", "dual", "full"]
     on_failure: OnFailure
 
 
 class Values(NamedTuple):
-    """What the forward pass knows of every instance, each with the batch dimensions first."""
+    """What the forward pass knows of every instance, each with the batch dimensions first.
+
+    w: 0 on active rows, inf on others; U: the factor of Q where the method has one, else of size zero; method: its
+    place in METHODS.
+    """
 
     x: Tensor
     nu: Tensor
@@ -45,13 +50,12 @@ class Values(NamedTuple):
     degenerate: Tensor
     ray: Tensor
     w: Tensor
-    rho: Tensor
-    delta: Tensor
-    factor: Tensor
+    U: Tensor
+    method: Tensor
 
 
 class Solved(NamedTuple):
-    """A point with its active set; operator: (rho, delta, factor) of M there, or empty to be made when needed."""
+    """A point with its active set."""
 
     x: Tensor
     nu: Tensor
@@ -59,50 +63,130 @@ class Solved(NamedTuple):
     iterations: Tensor
     degenerate: Tensor
     w: Tensor
-    operator: tuple[Tensor, Tensor, Tensor]
 
 
-def solve_values(phi: Phi, bounds: Bounds, options: Options, program: Program) -> Values:
+def solve_values(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
     """Solve every instance; failures get a status and, where there is one, a ray. Never raises for values."""
     batch = program.p.shape[:-1]
-    flat = Program(*(t.reshape(batch.numel(), *t.shape[len(batch) :]) for t in program))
-    parts = [_solve_flat(phi, bounds, options, part) for part in _parts(flat)]
-    whole = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-    return Values(*(t.reshape(batch + t.shape[1:]) for t in whole))
+    flat = flatten(program)
+    start = tuple(t.reshape(batch.numel(), t.shape[-1]) for t in warm)
+    values = _solve_flat(phi, bounds, options, flat, start)
+    return Values(*(t.reshape(batch + t.shape[1:]) for t in values))
 
 
-def _parts(flat: Program) -> list[Program]:
+def flatten(program: Program) -> Program:
+    """The program with one batch dimension; what instances share keeps stride zero along it where it can."""
+    return Program(*(flatten_batch(t, program.p.shape[:-1]) for t in program))
+
+
+def flatten_batch(t: Tensor, batch: torch.Size) -> Tensor:
+    """t with its batch dimensions, of which some may be one, expanded and made one; without a copy where all share."""
+    if len(batch) == 1:
+        return t if t.shape[0] == batch[0] else t.expand(batch + t.shape[1:])
+    core = t.shape[len(batch) :]
+    if t.shape[: len(batch)].numel() == 1:
+        return t.reshape(1, *core).expand(batch.numel(), *core)
+    return t.expand(batch + core).reshape(batch.numel(), *core)
+
+
+def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
+    first = FAST.get(options.method)
+    if first is None or not len(program.p):
+        return _by_loop(phi, bounds, options, program, warm)
+    values, done = first(bounds, options, program, warm)
+    if done.all():
+        return values
+    index = (~done).nonzero().squeeze(-1)
+    rest = _by_loop(phi, bounds, options, Program(*(t[index] for t in program)), tuple(t[index] for t in warm))
+    merged = [
+        t if new.shape[1:] != t.shape[1:] else t.index_copy(0, index, new) for t, new in zip(values, rest, strict=True)
+    ]
+    return Values(*merged)
+
+
+def _by_active_set(
+    bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
+) -> tuple[Values, Tensor]:
+    from .kernels import calls
+
+    sides = active_sides(bounds, program, warm) if warm else None
+    found = calls.solve_active_set(program, bounds, sides)
+    x, nu, lam = found["x"], found["nu"], found["lam"]
+    values = _values(options, program, found, calls.certify(program, bounds, x, nu, lam))
+    done = found["done"] & (values.residuals.amax(-1) <= options.tol)
+    return values._replace(U=found["U"].expand(len(x), *program.Q.shape[1:])), done
+
+
+def _by_closed_form(
+    bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
+) -> tuple[Values, Tensor]:
+    found = solve_separable(program, bounds)
+    certificate = torch.stack(residuals(Quadratic(), program, bounds, found["x"], found["nu"], found["lam"]), -1)
+    values = _values(options, program, found, certificate)
+    return values, found["done"] & (values.residuals.amax(-1) <= options.tol)
+
+
+FAST = {"active_set": _by_active_set, "closed_form": _by_closed_form}
+
+
+def _values(options: Options, program: Program, found: dict[str, Tensor], certificate: Tensor) -> Values:
+    """Values of instances that are solved."""
+    x, nu, lam, iterations = found["x"], found["nu"], found["lam"], found["iterations"]
+    size = x.shape[-1] + nu.shape[-1] + lam.shape[-1]
+    return Values(
+        x,
+        nu,
+        lam,
+        status=torch.zeros_like(iterations),
+        iterations=iterations,
+        residuals=certificate,
+        degenerate=found["degenerate"],
+        ray=x.new_zeros(len(x), size),
+        w=found["w"],
+        U=x.new_empty(len(x), 0),
+        method=torch.full_like(iterations, METHODS.index(options.method)),
+    )
+
+
+def _by_loop(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
+    parts = [_loop_part(phi, bounds, options, *part) for part in _parts(program, warm)]
+    return parts[0] if len(parts) == 1 else Values(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _parts(flat: Program, warm: tuple[Tensor, ...]) -> list[tuple[Program, tuple[Tensor, ...]]]:
     """The batch in equal parts whose matrices stay in the cache of a CPU; whole on any other device."""
     total = sum(t.numel() for t in flat)
     count = max(1, min(len(flat.p), round(total / CACHE))) if flat.p.device.type == "cpu" else 1
-    return [Program(*part) for part in zip(*(t.chunk(count) for t in flat), strict=True)]
+    chunks = zip(*(t.chunk(count) for t in (*flat, *warm)), strict=True)
+    return [(Program(*part[:6]), part[6:]) for part in chunks]
 
 
-def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program) -> Values:
+def _loop_part(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
     status, ray = screen(phi, bounds, program)
     good = status == Status.OPTIMAL
     program = program if good.all() else replace_bad(program, good)
     through = _through_dual if isinstance(phi, NegativeEntropy) else _directly
-    solved = through(phi, bounds, options, program)
-    x, nu, lam, iterations, degenerate, w, operator = solved
+    x, nu, lam, iterations, degenerate, w = through(phi, bounds, options, program, warm)
     found = torch.stack(residuals(phi, program, bounds, x, nu, lam), -1)
     failed = (status == Status.OPTIMAL) & ~(found.amax(-1) <= options.tol)
     if failed.any():
         status, ray = _diagnose(phi, bounds, options, program, iterations, failed, status, ray)
-    return Values(x, nu, lam, status, iterations, found, degenerate, ray, w, *operator)
+    method = torch.full_like(iterations, METHODS.index(options.operator))
+    return Values(x, nu, lam, status, iterations, found, degenerate, ray, w, x.new_empty(len(x), 0), method)
 
 
-def _directly(phi: Phi, bounds: Bounds, options: Options, program: Program) -> Solved:
+def _directly(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Solved:
     start = torch.zeros_like(program.p)
     loop = _loop(phi, bounds, options.operator, program, start)
-    at, kkt, iterations = optimise(loop, loop.start(start), options.tol, options.max_iter)
+    first = loop.warm_start(*warm) if warm else loop.start(start)
+    at, kkt, iterations = optimise(loop, first, options.tol, options.max_iter)
     degenerate = weakly_active(loop, at).any(-1) | kkt.singular()
     lam = split_fixed(loop, at.lam)
     w = _prefer_positive(bounds, program, kkt.w, lam)
-    return Solved(at.x, at.nu, lam, iterations, degenerate, w, (kkt.rho, kkt.delta, kkt.factor))
+    return Solved(at.x, at.nu, lam, iterations, degenerate, w)
 
 
-def _through_dual(phi: Phi, bounds: Bounds, options: Options, program: Program) -> Solved:
+def _through_dual(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Solved:
     """Solve the k-dimensional dual of an entropy bundle, then read y = sigmoid(-G'lam) off it.
 
     A cut is inactive where its lam is held at zero. The dual operator is singular just where the primal one is:
@@ -123,7 +207,7 @@ def _through_dual(phi: Phi, bounds: Bounds, options: Options, program: Program) 
     w = torch.zeros_like(lam).masked_fill(idle, torch.inf)
     none = lam[:, :0]
     degenerate = weak.any(-1) | kkt.singular()
-    return Solved(torch.cat((y, t), -1), none, lam, iterations, degenerate, w, (none, none, none))
+    return Solved(torch.cat((y, t), -1), none, lam, iterations, degenerate, w)
 
 
 def _feasible(loop: Loop, x: Tensor) -> Iterate:
@@ -137,13 +221,13 @@ def _feasible(loop: Loop, x: Tensor) -> Iterate:
     return Iterate(x, nu, torch.cat((lower, upper), -1), torch.cat((s, torch.ones_like(x)), -1))
 
 
-def factorised(kind: Operator, H: Tensor, program: Program, bounds: Bounds, w: Tensor) -> KKT:
+def factorised(kind: str, H: Tensor, program: Program, bounds: Bounds, w: Tensor) -> KKT:
     """M at the active set that w describes."""
     units = measure_units(H, program, bounds)
     return OPERATORS[kind].factorise(H, program.A, program.G, bounds, w, units.rho, units.delta)
 
 
-def _loop(phi: Phi, bounds: Bounds, kind: Operator, program: Program, x: Tensor) -> Loop:
+def _loop(phi: Phi, bounds: Bounds, kind: str, program: Program, x: Tensor) -> Loop:
     H = phi.hessian(program.Q, x)
     units, rows = measure_units(H, program, bounds), Rows.of(program, bounds)
     return Loop(phi, program, bounds, units, rows, OPERATORS[kind])
@@ -182,3 +266,15 @@ def _prefer_positive(bounds: Bounds, program: Program, w: Tensor, lam: Tensor) -
     w_G, lower, upper = w.split([m, n, n], -1)
     swap = (program.d[:, m : m + n] == -program.d[:, m + n :]) & (lam[:, m + n :] > 0)
     return torch.cat((w_G, torch.where(swap, upper, lower), torch.where(swap, lower, upper)), -1)
+
+
+def active_sides(bounds: Bounds, program: Program, warm: tuple[Tensor, ...]) -> Tensor:
+    """From multipliers (x, nu, lam) the side of the rows of G and of the variables that they hold, int8."""
+    lam = warm[2]
+    lam_G, lower, upper = split_rows(program.G, bounds, lam)
+    sides = [lam_G > 0]
+    if any(bounds):
+        of_variables = torch.zeros_like(program.p, dtype=torch.int8)
+        of_variables = of_variables - (lower > 0).to(torch.int8) if bounds.lower else of_variables
+        sides.append(of_variables + (upper > 0).to(torch.int8) if bounds.upper else of_variables)
+    return torch.cat([side.to(torch.int8) for side in sides], -1)

@@ -19,6 +19,7 @@ from .program import Bounds, Phi, Program, rows_mv, rows_tmv, split_rows
 TO_BOUNDARY = 0.99
 PATIENCE = 15
 HALVINGS = 40
+PUSH = 1e-2
 
 
 class Rows(NamedTuple):
@@ -108,6 +109,14 @@ class Loop:
         s = unit * _push(-scaled)
         lam = torch.where(self.rows.interior, self.units.cost / unit * _push(scaled), lam)
         return Iterate(x, nu, lam, torch.where(self.rows.interior, s, torch.ones_like(s)))
+
+    def warm_start(self, x: Tensor, nu: Tensor, lam: Tensor) -> Iterate:
+        """A known point, pushed into the interior as far as lets the loop move freely."""
+        unit, interior = self.slack_unit, self.rows.interior
+        s = self.program.d - rows_mv(self.program.G, self.bounds, x)
+        s = torch.where(interior, s, torch.ones_like(s)).maximum(PUSH * unit)
+        force = lam.maximum(PUSH * self.units.cost / unit)
+        return Iterate(x, nu, torch.where(interior, force, torch.where(self.rows.held, lam, 0.0)), s)
 
     def measure(self, at: Iterate) -> tuple[Tensor, Tensor]:
         """The residual (gradient of the Lagrangian, A x - b, J x + s - d), and the merit, (batch,).

@@ -34,7 +34,7 @@ class ConvexProblem(ABC):
     @cached_property
     @abstractmethod
     def program(self) -> Program:
-        """The canonical data in float64, broadcast to one batch shape; differentiable in the user's tensors."""
+        """The canonical data in float64, aligned to one batch shape; differentiable in the user's tensors."""
 
     @property
     @abstractmethod
@@ -122,16 +122,17 @@ class QP(ConvexProblem):
     @cached_property
     def program(self) -> Program:
         batch, n = _broadcast_batch(self._batches()), self.p.shape[-1]
-        no_rows, no_matrix = self.p.new_zeros(0).double(), self.p.new_zeros(0, n).double()
+        no_rows = torch.zeros(0, dtype=torch.float64, device=self.p.device)
+        no_matrix = no_rows.reshape(0, 1).expand(0, n)
 
         def vector(t: Bound) -> Tensor:
             return no_rows.expand(*batch, 0) if not isinstance(t, Tensor) else _expand(t, batch, 1)
 
         def matrix(t: Tensor | None) -> Tensor:
-            return no_matrix.expand(*batch, 0, n) if t is None else _expand(t, batch, 2)
+            return _align(no_matrix if t is None else t, batch, 2)
 
         d = torch.cat((vector(self.h), -vector(self.lower), vector(self.upper)), -1)
-        Q = _expand(self.Q, batch, 2 if self._full else 1)
+        Q = _align(self.Q, batch, 2 if self._full else 1)
         return Program(Q, vector(self.p), matrix(self.A), vector(self.b), matrix(self.G), d)
 
     def __repr__(self) -> str:
@@ -247,6 +248,11 @@ def _expand(t: Tensor, batch: torch.Size, core: int) -> Tensor:
     return t.double().expand(*batch, *t.shape[t.dim() - core :])
 
 
+def _align(t: Tensor, batch: torch.Size, core: int) -> Tensor:
+    """Batch dimensions of one in place of those that t lacks: a matrix that all share stays one."""
+    return t.double().reshape((1,) * (len(batch) + core - t.dim()) + t.shape)
+
+
 def _as_vector(bound: Bound, p: Tensor) -> Tensor | None:
     return bound if bound is None or isinstance(bound, Tensor) else p.new_full(p.shape[-1:], float(bound))
 
@@ -293,6 +299,9 @@ def _check_last(size: int, **named: Tensor | None) -> None:
 
 
 def _broadcast_batch(batches: dict[str, torch.Size]) -> torch.Size:
+    own = {shape for shape in batches.values() if shape}
+    if len(own) <= 1:
+        return own.pop() if own else torch.Size()
     try:
         return torch.broadcast_shapes(*batches.values())
     except RuntimeError as error:

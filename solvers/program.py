@@ -3,7 +3,7 @@
     minimise_x  phi(x) + p'x    subject to   A x = b  (nu),   J x <= d  (lam >= 0),                     (1)
 
 with J = [G; -I; I] and d = [h; -lower; upper]: simple bounds are rows of J with identity structure, kept
-implicit. Every datum is a tensor with the same leading batch dimensions; an absent group has zero rows.
+implicit. Every datum is a tensor with the leading batch dimensions; an absent group has zero rows.
 """
 
 from functools import reduce
@@ -101,13 +101,16 @@ class EntropyConjugate:
 
 
 class Program(NamedTuple):
-    """The data of (1). Shapes: p (*batch, n); A (*batch, q, n); G (*batch, m, n); d (*batch, m + bounds)."""
+    """The data of (1). Shapes: p (*batch, n); A (*batch, q, n); G (*batch, m, n); d (*batch, m + bounds).
+
+    Q, A and G may have one in place of batch dimensions: they are shared, and their gradient is summed there.
+    """
 
     Q: Tensor
     p: Float[Tensor, "*batch n"]
-    A: Float[Tensor, "*batch q n"]
+    A: Float[Tensor, "*#batch q n"]
     b: Float[Tensor, "*batch q"]
-    G: Float[Tensor, "*batch m n"]
+    G: Float[Tensor, "*#batch m n"]
     d: Float[Tensor, "*batch rows"]
 
 

@@ -1,11 +1,16 @@
 """What a solve returns: values, multipliers, and for each instance a status that explains itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Method = Literal["active_set", "closed_form", "bundle", "primal", "dual", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Status(IntEnum):
@@ -73,10 +78,11 @@ class Ray(NamedTuple):
 class Solution:
     """The solution of a batch of programs; every field has the batch dimensions of the problem.
 
-    x, nu, lam, lam_lower, lam_upper, s = h - G x and objective are differentiable. status holds `Status`
-    codes; degenerate marks instances where a constraint is weakly active or the KKT operator singular, so
-    that the derivative is one-sided or not unique and the minimum-norm one is returned. For `EntropyBundle`,
-    x = (y, t). Multipliers of bounds that were not given have zero length.
+    x, nu, lam, lam_lower, lam_upper, s = h - G x and objective are differentiable; the last two are computed when
+    first asked for, by `derived`. status holds `Status` codes; degenerate marks instances where a constraint is
+    weakly active or the KKT operator singular, so that the derivative is one-sided or not unique and the
+    minimum-norm one is returned; solved_by is the place of the method in METHODS. For `EntropyBundle`, x = (y, t).
+    Multipliers of bounds that were not given have zero length.
     """
 
     x: Float[Tensor, "*batch n"]
@@ -84,14 +90,28 @@ class Solution:
     lam: Float[Tensor, "*batch m"]
     lam_lower: Float[Tensor, "*batch lower"]
     lam_upper: Float[Tensor, "*batch upper"]
-    s: Float[Tensor, "*batch m"]
-    objective: Float[Tensor, "*batch"]
     status: Int[Tensor, "*batch"]
     iterations: Int[Tensor, "*batch"]
     residuals: Residuals
     degenerate: Bool[Tensor, "*batch"]
     ray: Ray
-    method: str
+    solved_by: Int[Tensor, "*batch"]
+    derived: Callable[[], tuple[Tensor, Tensor]]
+
+    @cached_property
+    def s(self) -> Float[Tensor, "*batch m"]:
+        """h - G x."""
+        return self.derived()[0]
+
+    @cached_property
+    def objective(self) -> Float[Tensor, "*batch"]:
+        """phi(x) + p'x."""
+        return self.derived()[1]
+
+    @property
+    def method(self) -> str:
+        """What solved the batch: names of METHODS, more than one where one left instances to another."""
+        return ", ".join(METHODS[i] for i in sorted(set(self.solved_by.flatten().tolist())))
 
     def __repr__(self) -> str:
         codes = self.status.flatten().tolist()

@@ -1,12 +1,17 @@
 """Shared set-up: shapes are checked while the tests run, and every test starts from the same seed."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("icnn", "beartype.beartype")  # must run before icnn is imported anywhere
+ROOT = Path(__file__).parents[1]
+SOLVERS = [f"icnn.solvers.{path.stem}" for path in (ROOT / "solvers").glob("*.py")]  # not the compiled kernels
+install_import_hook(
+    ["icnn.networks", "icnn.inference", "icnn.layers", *SOLVERS], "beartype.beartype"
+)  # must run before icnn is imported anywhere
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # one worker per core: more threads would only wait for each other

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"torch", "numpy", "scipy", "jaxtyping"} | sys.stdlib_module_names
+FOUNDATION = {"torch", "numpy", "scipy", "jaxtyping", "numba"} | sys.stdlib_module_names
 OUTSIDE = {"experiments", "benchmarks", "tests", "solvers"}
-HEAVY = ("cvxpy", "matplotlib", "gymnasium", "sklearn")
+HEAVY = ("cvxpy", "matplotlib", "gymnasium", "sklearn", "numba")
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:
@@ -133,6 +133,9 @@ def test_every_package_on_disk_is_packaged() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         config = tomllib.load(file)["tool"]["setuptools"]
     on_disk = {".".join(init.parent.relative_to(ROOT).parts) for init in (ROOT / "icnn").rglob("__init__.py")}
-    assert set(config["packages"]) == on_disk | {"icnn.solvers"}
+    solvers = {
+        ".".join(("icnn", *init.parent.relative_to(ROOT).parts)) for init in (ROOT / "solvers").rglob("__init__.py")
+    }
+    assert set(config["packages"]) == on_disk | solvers
     assert (ROOT / "icnn" / "solvers").is_symlink()
     assert (ROOT / "icnn" / "solvers").readlink() == Path("../solvers")

@@ -76,7 +76,9 @@ def test_options_are_passed() -> None:
     assert icnn.QPLayer(on_failure="nan")(**infeasible).isnan().all()
     assert torch.isfinite(icnn.QPLayer(on_failure="zero")(**infeasible)).all()
     with pytest.raises(icnn.SolverError, match="MAX_ITERATIONS"):
-        icnn.QPLayer(max_iter=0)(Q, P, lower=-0.1 * torch.ones(3).double(), upper=0.1 * torch.ones(3).double())
+        icnn.QPLayer(max_iter=0, method="primal")(
+            Q, P, lower=-0.1 * torch.ones(3).double(), upper=0.1 * torch.ones(3).double()
+        )
 
 
 def test_wrong_options_and_data_are_refused() -> None:

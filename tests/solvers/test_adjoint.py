@@ -26,7 +26,7 @@ from .reference import finite_differences, tangent
 gradcheck = partial(autograd.gradcheck, atol=1e-6, rtol=1e-6, fast_mode=True)
 gradgradcheck = partial(autograd.gradgradcheck, atol=1e-6, rtol=1e-6, fast_mode=True)
 BATCHES = [(), (3,), (2, 3)]
-KINDS = [(False, "primal"), (True, "dual"), (False, "full")]
+KINDS = [(False, "primal"), (True, "dual"), (False, "full"), (False, "active_set"), (True, "active_set")]
 
 every_batch = pytest.mark.parametrize("batch", BATCHES, ids=str)
 every_kind = pytest.mark.parametrize(("diagonal", "method"), KINDS, ids=lambda v: str(v))

@@ -22,7 +22,7 @@ def with_one_bad() -> Data:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(method="simplex"), r"method must be one of \('auto', 'full', 'primal', 'dual'\); got 'simplex'"),
+        (dict(method="simplex"), r"method must be one of \('auto', 'active_set', .*\); got 'simplex'"),
         (dict(on_failure="ignore"), r"on_failure must be one of \('raise', 'nan', 'zero'\); got 'ignore'"),
         (dict(tol=0.0), "tol must be positive .* got tol=0.0"),
         (dict(tol=-1.0), "tol must be positive"),
@@ -42,12 +42,28 @@ def test_the_dual_operator_refuses_a_matrix(batch: tuple[int, ...]) -> None:
         icnn.solve(icnn.QP(**random_qp(batch)), method="dual")
 
 
+@pytest.mark.parametrize("method", ["closed_form", "bundle"])
+def test_a_method_that_does_not_fit_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=f"method='{method}' needs"):
+        icnn.solve(icnn.QP(**random_qp()), method=method)  # pyright: ignore[reportArgumentType]
+
+
 def test_the_method_fits_the_problem() -> None:
-    wide, narrow = random_qp(n=10, m=2, diagonal=True), random_qp(n=4, m=8, diagonal=True)
-    assert icnn.solve(icnn.QP(**wide)).method == "dual"
-    assert icnn.solve(icnn.QP(**narrow)).method == "primal"
-    assert icnn.solve(icnn.QP(**random_qp())).method == "primal"
+    diagonal = random_qp(n=10, m=2, diagonal=True)
+    assert icnn.solve(icnn.QP(**random_qp())).method == "active_set"
+    assert icnn.solve(icnn.QP(**diagonal)).method == "active_set"
+    assert icnn.solve(icnn.QP(diagonal["Q"], diagonal["p"], lower=-1.0, upper=1.0)).method == "closed_form"
     assert icnn.solve(icnn.QP(**random_qp()), method="full").method == "full"
+    assert icnn.solve(icnn.LP(**random_lp())).method == "primal"
+
+
+def test_without_numba_the_loop_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_qp()
+    expected = icnn.solve(icnn.QP(**data))
+    monkeypatch.setattr("icnn.solvers.dispatch.available", lambda t: False)
+    solution = icnn.solve(icnn.QP(**data))
+    assert solution.method == "primal"
+    torch.testing.assert_close(solution.x, expected.x, rtol=1e-9, atol=1e-9)
 
 
 def test_raise_is_the_default_and_carries_the_solution() -> None:

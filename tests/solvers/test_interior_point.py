@@ -1,5 +1,6 @@
 """Values: known answers, awkward but solvable programs, and independence of the instances."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from .random_problems import Data as Plain
 from .random_problems import generate
 
 EYE = torch.eye(3, dtype=torch.float64)
+
+
+@pytest.fixture(params=["auto", "primal"], autouse=True)
+def _by_default(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with the direct methods first, and with the loop alone."""
+    monkeypatch.setattr(icnn, "solve", partial(icnn.solve, method=request.param))
 
 
 def plain(data: Data) -> Plain:
@@ -257,11 +264,11 @@ def test_a_program_whose_answer_is_zero_is_easy() -> None:
 @pytest.mark.parametrize("max_iter", [0, 1])
 def test_a_small_budget_is_admitted(max_iter: int) -> None:
     data = random_qp((2,), n=12, m=20, seed=1)
-    solution = icnn.solve(icnn.QP(**data), max_iter=max_iter, on_failure="zero")
+    solution = icnn.solve(icnn.QP(**data), method="primal", max_iter=max_iter, on_failure="zero")
     assert (solution.status == Status.MAX_ITERATIONS).all()
     assert (solution.iterations == max_iter).all()
     with pytest.raises(icnn.SolverError, match=r"MAX_ITERATIONS at batch indices \[\(0,\), \(1,\)\]"):
-        icnn.solve(icnn.QP(**data), max_iter=max_iter)
+        icnn.solve(icnn.QP(**data), method="primal", max_iter=max_iter)
 
 
 @pytest.mark.parametrize("n", [2, 10, 40])
@@ -271,7 +278,7 @@ def test_against_independent_solvers(n: int) -> None:
 
 
 def test_iterations_stay_few() -> None:
-    solution = icnn.solve(icnn.QP(**random_qp((16,), n=30, m=30, q=5)))
+    solution = icnn.solve(icnn.QP(**random_qp((16,), n=30, m=30, q=5)), method="primal")
     assert solution.iterations.max() <= 25
 
 
@@ -294,7 +301,8 @@ def test_degenerate_vertices_of_integer_programs() -> None:
 def test_a_budget_is_each_instance_s_own(index: int) -> None:
     """One that needs a second round of the loop gets it, also beside one that has used up all its iterations."""
     problem = generate(40).problem()
-    needed = int(icnn.solve(problem, on_failure="zero").iterations.flatten()[index])
-    short = icnn.solve(problem, max_iter=needed, on_failure="zero")
+    solve = partial(icnn.solve, method="primal", on_failure="zero")
+    needed = int(solve(problem).iterations.flatten()[index])
+    short = solve(problem, max_iter=needed)
     assert (short.iterations == needed).sum() > 1
     assert short.status.flatten()[index] == Status.OPTIMAL

@@ -92,7 +92,9 @@ def test_a_wrong_claim_is_seen(answers: dict[int, list[Answer]]) -> None:
     batch = next(b for b in BATCHES if b.shape == () and b.instances[0].outcome == "OPTIMAL")
     solution = icnn.solve(batch.problem())
     (good,) = judge(batch, solution, answers[batch.seed])
-    (moved,) = judge(batch, replace(solution, objective=solution.objective + 1), answers[batch.seed])
+    (moved,) = judge(
+        batch, replace(solution, derived=lambda: (solution.s, solution.objective + 1)), answers[batch.seed]
+    )
     assert not good.wrong
     assert moved.wrong
     assert replace(good, outcome="DUAL_INFEASIBLE").wrong

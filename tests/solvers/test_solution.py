@@ -58,7 +58,7 @@ def test_a_solution_is_immutable_and_tells_its_statuses() -> None:
     data = random_qp((3,), shared=("A", "b", "lower", "upper"))
     data["h"][1] = -100.0
     solution = icnn.solve(icnn.QP(**data), on_failure="zero")
-    assert repr(solution) == "Solution(x: (3, 4), status: 2 OPTIMAL, 1 PRIMAL_INFEASIBLE, method: primal)"
+    assert repr(solution) == "Solution(x: (3, 4), status: 2 OPTIMAL, 1 PRIMAL_INFEASIBLE, method: active_set, primal)"
     with pytest.raises(FrozenInstanceError):
         solution.x = solution.nu  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -1,0 +1,49 @@
+"""Which method solves which problem; the sizes were measured by `python -m benchmarks.tune`."""
+
+from typing import Literal
+
+from .closed_form import is_separable
+from .kernels import available
+from .problem import LP, ConvexProblem
+from .program import Quadratic, is_diagonal
+from .solution import Method
+
+Choice = Literal["auto"] | Method
+ACTIVE_SET_VARIABLES = 1000
+ACTIVE_SET_ROWS = 4000
+
+
+def fitting_method(problem: ConvexProblem, operator: Literal["primal", "dual", "full"]) -> Method:
+    """Closed form, compiled active set or interior point, in this order."""
+    Q, p, A, _, G, _ = problem.program
+    if not isinstance(problem.phi, Quadratic) or isinstance(problem, LP):
+        return operator
+    if is_separable(Q, p, A, G):
+        return "closed_form"
+    small = p.shape[-1] <= ACTIVE_SET_VARIABLES and A.shape[-2] + G.shape[-2] <= ACTIVE_SET_ROWS
+    return "active_set" if small and available(p) else operator
+
+
+def check_method(problem: ConvexProblem, method: Choice) -> None:
+    """Refuse a method that was asked for by name and does not fit."""
+    Q, p, A, _, G, _ = problem.program
+    quadratic = isinstance(problem.phi, Quadratic)
+    requirements: dict[str, tuple[bool, str]] = {
+        "dual": (is_diagonal(Q, p), "a diagonal Q, given as a vector; got a matrix"),
+        "closed_form": (
+            quadratic and is_separable(Q, p, A, G),
+            "a diagonal Q, given as a vector, bounds, at most one equality and no G",
+        ),
+        "active_set": (quadratic and available(p), "a QP on the CPU, and numba"),
+        "bundle": (not quadratic and available(p), "an EntropyBundle on the CPU, and numba"),
+    }
+    fits, what = requirements.get(method, (True, ""))
+    if not fits:
+        raise ValueError(f"method={method!r} needs {what}")
+
+
+def fitting_operator(problem: ConvexProblem) -> Literal["primal", "dual"]:
+    """Dual where the Hessian is diagonal with few rows beside it, else primal."""
+    _, p, A, _, G, _ = problem.program
+    rows, n = A.shape[-2] + G.shape[-2], p.shape[-1]
+    return "dual" if problem.diagonal_curvature and 2 * rows <= n else "primal"
