@@ -3,7 +3,7 @@
 from .inference import ArgminSolution, argmin
 from .layers import BundleEntropyLayer, LPLayer, QPLayer
 from .networks import FICNN, PICNN, ConvexNetwork, ConvFICNN, ConvPICNN, Violation, falsify, project_
-from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, Status, certificate, solve
+from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, SparseQP, Status, certificate, solve
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "QPLayer",
     "Solution",
     "SolverError",
+    "SparseQP",
     "Status",
     "Violation",
     "argmin",

@@ -7,6 +7,7 @@ from .api import solve
 from .certificate import certificate
 from .problem import LP, QP, ConvexProblem, EntropyBundle
 from .solution import Ray, Residuals, Solution, SolverError, Status, failure_message
+from .sparse import SparseQP
 
 __all__ = [
     "LP",
@@ -17,6 +18,7 @@ __all__ = [
     "Residuals",
     "Solution",
     "SolverError",
+    "SparseQP",
     "Status",
     "certificate",
     "failure_message",

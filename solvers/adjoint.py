@@ -37,6 +37,7 @@ from torch import Tensor
 
 from .closed_form import is_separable, solve_separable_kkt
 from .forward import OnFailure, Options, Values, factorised, flatten, flatten_batch, solve_values
+from .kernels import kernels_for
 from .linalg import outer_sum
 from .program import Bounds, Phi, Program, Quadratic, is_diagonal
 from .screen import symmetry_defect
@@ -111,11 +112,12 @@ class AdjointRule:
     def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]:
         batch = program.p.shape[:-1]
         status, degenerate, w, U = (flatten_batch(t, batch) for t in extra)
-        good = status == Status.OPTIMAL
-        self._refuse(self.order > 1, (degenerate & good).reshape(batch), "derivatives of second order do not exist")
-        H, g, A, b, G, d = flatten(program)
-        g, b, d = (t.nan_to_num(0.0, 0.0, 0.0) * good.unsqueeze(-1) for t in (g, b, d))
-        program = Program(H, g, A, b, G, d)
+        solved = status == Status.OPTIMAL
+        self._refuse(self.order > 1, (degenerate & solved).reshape(batch), "derivatives of second order do not exist")
+        program = flatten(program)
+        finite = torch.isfinite(program.p.sum(-1) + program.b.sum(-1) + program.d.sum(-1))
+        good = solved & finite
+        program = program if good.all() else _without(program, ~good)
         c, error = self._directly(program, w, U)
         hard = good & (degenerate | ~(error <= EXACT))
         if hard.any():
@@ -124,19 +126,20 @@ class AdjointRule:
             c, error = c.index_copy(0, index, c_hard), error.index_copy(0, index, error_hard)
         inaccurate = good & ~(error <= ADJOINT_ACCURACY)
         self._refuse(self.on_failure == "raise", inaccurate.reshape(batch), "the adjoint system could not be solved")
-        bad = (~good | inaccurate).unsqueeze(-1)
-        c = c.masked_fill(bad, torch.nan if self.on_failure == "nan" else 0.0).reshape(*batch, -1)
-        c_x, c_nu, c_J = c.split([g.shape[-1], b.shape[-1], d.shape[-1]], -1)
+        failed = ~solved | inaccurate
+        if failed.any() or not finite.all():
+            c = c.masked_fill(failed.unsqueeze(-1), torch.nan if self.on_failure == "nan" else 0.0)
+            c = c.masked_fill((solved & ~finite).unsqueeze(-1), torch.nan)
+        c_x, c_nu, c_J = c.reshape(*batch, -1).split([t.shape[-1] for t in (program.p, program.b, program.d)], -1)
         return c_x, c_nu, c_J
 
     def _directly(self, program: Program, w: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
         """(c, relative residual) by elimination; the residual is inf where that does not apply."""
         if is_separable(program.Q, program.p, program.A, program.G):
             return solve_separable_kkt(program, self.bounds, w)
-        if U.shape[-1]:
-            from .kernels import calls
-
-            return calls.solve_active_kkt(program, self.bounds, U, w)
+        kernels = kernels_for(w)
+        if kernels is not None and U.shape[-1]:
+            return kernels.solve_active_kkt(program, self.bounds, U, w)
         unsolved = torch.full_like(program.p[:, 0], torch.inf)
         return torch.cat((program.p, program.b, program.d), -1).zero_(), unsolved
 
@@ -163,6 +166,13 @@ class AdjointRule:
         return extra
 
 
+def _without(program: Program, dropped: Tensor) -> Program:
+    """The right-hand sides of the dropped instances made zero."""
+    H, g, A, b, G, d = program
+    g, b, d = (t.masked_fill(dropped.unsqueeze(-1), 0.0) for t in (g, b, d))
+    return Program(H, g, A, b, G, d)
+
+
 class Implicit(torch.autograd.Function):
     """(rule, Q, p, A, b, G, d, *extra) -> (x, nu, lam, *further), with the backward pass (3), (4)."""
 
@@ -186,8 +196,8 @@ class Implicit(torch.autograd.Function):
         _, wants_Q, _, wants_A, _, wants_G, *_ = ctx.needs_input_grad
         m = G.shape[-2]
         Q_bar = _curvature_gradient(c_x, x, Q) if wants_Q else None
-        A_bar = outer_sum((nu, c_nu), (c_x, x), A.shape) if wants_A else None
-        G_bar = outer_sum((lam[..., :m], c_lam[..., :m]), (c_x, x), G.shape) if wants_G else None
+        A_bar = outer_sum(nu, c_x, c_nu, x, A.shape) if wants_A else None
+        G_bar = outer_sum(lam[..., :m], c_x, c_lam[..., :m], x, G.shape) if wants_G else None
         return None, Q_bar, c_x, A_bar, -c_nu, G_bar, -c_lam, *[None] * ctx.spare
 
     @staticmethod
@@ -203,4 +213,4 @@ class Implicit(torch.autograd.Function):
 def _curvature_gradient(c: Tensor, x: Tensor, Q: Tensor) -> Tensor:
     if is_diagonal(Q, x):
         return (c * x).sum_to_size(Q.shape)
-    return outer_sum((0.5 * c, 0.5 * x), (x, c), Q.shape)
+    return outer_sum(0.5 * c, x, 0.5 * x, c, Q.shape)

@@ -9,11 +9,12 @@ from .forward import OPERATORS, OnFailure, Options, Values
 from .problem import ConvexProblem
 from .program import Program
 from .solution import METHODS, Solution
+from .sparse import SparseQP, solve_sparse
 from .unpack import unpack
 
 
 def solve(
-    problem: ConvexProblem,
+    problem: ConvexProblem | SparseQP,
     *,
     tol: float = 1e-9,
     max_iter: int = 100,
@@ -30,17 +31,19 @@ def solve(
     set, for the whole batch at once. Gradients by (3), (4) of `adjoint`.
 
     Args:
-        problem: `QP`, `LP` or `EntropyBundle` with any batch dimensions.
+        problem: `QP`, `LP`, `EntropyBundle` or `SparseQP` with any batch dimensions.
         tol: an instance is OPTIMAL if its `certificate` is at most this.
         max_iter: iterations of the interior-point loop.
         method: "auto" (by structure, size and device, see `dispatch`); "closed_form" (diagonal Q, bounds, at most
             one equality); "active_set" (compiled, CPU, positive definite Q); "bundle" (compiled, CPU, `EntropyBundle`);
             or the interior-point loop with its KKT operator: "primal" (Cholesky n x n), "dual" (diagonal Hessian,
             Cholesky of one row and column per constraint), "full" (LU of everything, the reference).
+            For a `SparseQP` "auto", "piqp", "clarabel" or "highs", the native solver to begin with.
             `Solution.method` says what ran.
         on_failure: what instances that are not OPTIMAL do. "raise": `SolverError`, which carries the solution;
             "nan": nan in values and gradients; "zero": the best iterate, with zero gradient. Others are untouched.
-        warm_start: the solution of a nearby problem of the same sizes, of the same batch or of none.
+        warm_start: the solution of a nearby problem of the same sizes, of the same batch or of none; not for a
+            `SparseQP`.
 
     Returns:
         `Solution` in the dtype and on the device of the data. Where `degenerate` is set the gradient is the
@@ -48,14 +51,19 @@ def solve(
 
     Raises:
         SolverError: an instance failed and on_failure is "raise"; or, in a backward pass, its linear system did.
+        ImportError: the problem is sparse and no native solver is installed.
         ValueError: Q is not symmetric, or an option is unknown.
 
     Source: Mehrotra (1992), On the implementation of a primal-dual interior point method; for the adjoint Amos
     and Kolter (2017), OptNet, and the paper's section on bundle entropy.
     """
     _check(tol, max_iter, method, on_failure)
-    program = problem.program
     check_method(problem, method)
+    if isinstance(problem, SparseQP):
+        if warm_start is not None:
+            raise ValueError("warm_start is not possible for a SparseQP; expected None")
+        return solve_sparse(problem, tol=tol, max_iter=max_iter, on_failure=on_failure, solver=method)
+    program = problem.program
     operator = fitting_operator(problem) if method not in OPERATORS else method
     first = fitting_method(problem, operator) if method == "auto" else method
     symmetry = 1e-9 if problem.dtype == torch.float64 else 1e-4

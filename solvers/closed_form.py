@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels import kernels_for
 from .linalg import dot, largest
 from .program import Bounds, Program, is_diagonal
 
@@ -52,6 +53,8 @@ def is_separable(Q: Tensor, p: Tensor, A: Tensor, G: Tensor) -> bool:
 
 def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
     """x, nu, lam, w, iterations, degenerate and whether it is `done`; its worth is for the certificate to tell."""
+    if kernels := kernels_for(program.p):
+        return kernels.solve_separable(program, bounds)
     data = Separable.of(program, bounds)
     q, p, a, _, lower, upper = data
     nu, iterations = _multiplier(data) if program.A.shape[-2] else (torch.zeros_like(data.b), torch.ones_like(data.b))
@@ -112,6 +115,8 @@ def _multiplier(data: Separable) -> tuple[Tensor, Tensor]:
 
 def solve_separable_kkt(program: Program, bounds: Bounds, w: Tensor) -> tuple[Tensor, Tensor]:
     """(c, relative residual): the KKT system with the rows w = 0 as equalities; program as in `AdjointRule`."""
+    if kernels := kernels_for(program.p):
+        return kernels.solve_separable_kkt(program, bounds, w)
     q, g, A, r_A, _, r_J = program
     n, zero = g.shape[-1], torch.zeros_like(g)
     signs = [-1.0] * bounds.lower + [1.0] * bounds.upper

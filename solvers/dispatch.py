@@ -3,14 +3,16 @@
 from typing import Literal
 
 from .closed_form import is_separable
-from .kernels import available
+from .kernels import kernels_for
 from .problem import LP, ConvexProblem
 from .program import Quadratic, is_diagonal
 from .solution import Method
+from .sparse import SparseQP
 
 Choice = Literal["auto"] | Method
 ACTIVE_SET_VARIABLES = 1000
 ACTIVE_SET_ROWS = 4000
+SPARSE_METHODS = ("piqp", "clarabel", "highs")
 
 
 def fitting_method(problem: ConvexProblem, operator: Literal["primal", "dual", "full"]) -> Method:
@@ -21,11 +23,17 @@ def fitting_method(problem: ConvexProblem, operator: Literal["primal", "dual", "
     if is_separable(Q, p, A, G):
         return "closed_form"
     small = p.shape[-1] <= ACTIVE_SET_VARIABLES and A.shape[-2] + G.shape[-2] <= ACTIVE_SET_ROWS
-    return "active_set" if small and available(p) else operator
+    return "active_set" if small and kernels_for(p) is not None else operator
 
 
-def check_method(problem: ConvexProblem, method: Choice) -> None:
+def check_method(problem: ConvexProblem | SparseQP, method: Choice) -> None:
     """Refuse a method that was asked for by name and does not fit."""
+    if method == "auto":
+        return
+    if isinstance(problem, SparseQP) != (method in SPARSE_METHODS):
+        raise ValueError(f"method={method!r} is not for a {type(problem).__name__}")
+    if isinstance(problem, SparseQP):
+        return
     Q, p, A, _, G, _ = problem.program
     quadratic = isinstance(problem.phi, Quadratic)
     requirements: dict[str, tuple[bool, str]] = {
@@ -34,8 +42,8 @@ def check_method(problem: ConvexProblem, method: Choice) -> None:
             quadratic and is_separable(Q, p, A, G),
             "a diagonal Q, given as a vector, bounds, at most one equality and no G",
         ),
-        "active_set": (quadratic and available(p), "a QP on the CPU, and numba"),
-        "bundle": (not quadratic and available(p), "an EntropyBundle on the CPU, and numba"),
+        "active_set": (quadratic and kernels_for(p) is not None, "a QP on the CPU, and numba"),
+        "bundle": (not quadratic and kernels_for(p) is not None, "an EntropyBundle on the CPU, and numba"),
     }
     fits, what = requirements.get(method, (True, ""))
     if not fits:

@@ -11,6 +11,7 @@ from .certificate import residuals
 from .closed_form import solve_separable
 from .diagnosis import farkas_ray, recession_ray
 from .interior_point import Iterate, Loop, Rows
+from .kernels import kernels_for
 from .kkt import KKT, DualKKT, FullKKT, PrimalKKT, measure_units
 from .linalg import mv, tmv
 from .problem import entropy_dual
@@ -68,10 +69,9 @@ class Solved(NamedTuple):
 def solve_values(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
     """Solve every instance; failures get a status and, where there is one, a ray. Never raises for values."""
     batch = program.p.shape[:-1]
-    flat = flatten(program)
-    start = tuple(t.reshape(batch.numel(), t.shape[-1]) for t in warm)
-    values = _solve_flat(phi, bounds, options, flat, start)
-    return Values(*(t.reshape(batch + t.shape[1:]) for t in values))
+    start = tuple(flatten_batch(t, batch) for t in warm)
+    values = _solve_flat(phi, bounds, options, flatten(program), start)
+    return values if len(batch) == 1 else Values(*(t.reshape(batch + t.shape[1:]) for t in values))
 
 
 def flatten(program: Program) -> Program:
@@ -107,12 +107,12 @@ def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program, wa
 def _by_active_set(
     bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
 ) -> tuple[Values, Tensor]:
-    from .kernels import calls
-
+    kernels = kernels_for(program.p)
+    assert kernels is not None, "the door chose a method that is not there"
     sides = active_sides(bounds, program, warm) if warm else None
-    found = calls.solve_active_set(program, bounds, sides)
-    x, nu, lam = found["x"], found["nu"], found["lam"]
-    values = _values(options, program, found, calls.certify(program, bounds, x, nu, lam))
+    found = kernels.solve_active_set(program, bounds, sides)
+    x = found["x"]
+    values = _values(options, program, bounds, found)
     done = found["done"] & (values.residuals.amax(-1) <= options.tol)
     return values._replace(U=found["U"].expand(len(x), *program.Q.shape[1:])), done
 
@@ -121,17 +121,20 @@ def _by_closed_form(
     bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
 ) -> tuple[Values, Tensor]:
     found = solve_separable(program, bounds)
-    certificate = torch.stack(residuals(Quadratic(), program, bounds, found["x"], found["nu"], found["lam"]), -1)
-    values = _values(options, program, found, certificate)
+    values = _values(options, program, bounds, found)
     return values, found["done"] & (values.residuals.amax(-1) <= options.tol)
 
 
 FAST = {"active_set": _by_active_set, "closed_form": _by_closed_form}
 
 
-def _values(options: Options, program: Program, found: dict[str, Tensor], certificate: Tensor) -> Values:
-    """Values of instances that are solved."""
+def _values(options: Options, program: Program, bounds: Bounds, found: dict[str, Tensor]) -> Values:
+    """Values of quadratic programs that are solved, with their certificate."""
     x, nu, lam, iterations = found["x"], found["nu"], found["lam"], found["iterations"]
+    if kernels := kernels_for(x):
+        certificate = kernels.certify(program, bounds, x, nu, lam)
+    else:
+        certificate = torch.stack(residuals(Quadratic(), program, bounds, x, nu, lam), -1)
     size = x.shape[-1] + nu.shape[-1] + lam.shape[-1]
     return Values(
         x,

@@ -20,13 +20,13 @@ def outer(x: Float[Tensor, "*#batch m"], y: Float[Tensor, "*#batch n"]) -> Float
     return x.unsqueeze(-1) * y.unsqueeze(-2)
 
 
-def outer_sum(left: tuple[Tensor, ...], right: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
-    """sum_i left_i right_i', summed further over the batch dimensions in which `shape` has one."""
-    L, R = torch.stack(left, -1), torch.stack(right, -2)
-    if shape[:-2].numel() == 1 and L.dim() > 2:
-        L, R = L.flatten(0, -3).transpose(0, 1).flatten(1), R.flatten(0, -2)
-        return (L @ R).reshape(shape)
-    return (L @ R).sum_to_size(shape)
+def outer_sum(u: Tensor, x: Tensor, v: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+    """u x' + v y', summed further over the batch dimensions in which `shape` has one."""
+    if shape[:-2].numel() == 1 and u.dim() > 1:
+        u, x, v, y = (t.flatten(0, -2) for t in (u, x, v, y))
+        return (torch.cat((u, v)).mT @ torch.cat((x, y))).reshape(shape)
+    products = torch.addcmul(u.unsqueeze(-1) * x.unsqueeze(-2), v.unsqueeze(-1), y.unsqueeze(-2))
+    return products.sum_to_size(shape)
 
 
 def dot(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch"]:

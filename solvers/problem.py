@@ -274,7 +274,7 @@ def _check_tensors(**named: Bound) -> None:
         if t.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name} must be float32 or float64; got {t.dtype}")
         if t.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor; got layout {t.layout}")
+            raise TypeError(f"{name} must be a dense tensor; got layout {t.layout}. Sparse data make a SparseQP")
     for what in ("dtype", "device"):
         kinds = {name: str(getattr(t, what)) for name, t in given.items()}
         if len(set(kinds.values())) > 1:

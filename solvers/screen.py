@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .kernels import available
+from .kernels import kernels_for
 from .linalg import largest
 from .program import Bounds, Phi, Program, Quadratic, is_diagonal
 from .solution import Status
@@ -72,10 +72,8 @@ def symmetry_defect(Q: Tensor, p: Tensor) -> float:
     """The largest |Q - Q'| relative to the largest |Q| of its instance, 0 for a diagonal; ignores nan."""
     if is_diagonal(Q, p) or not Q.numel():
         return 0.0
-    if available(Q):
-        from .kernels import calls
-
-        difference, size = calls.asymmetry(Q.reshape(-1, *Q.shape[-2:])).unbind(-1)
+    if kernels := kernels_for(Q):
+        difference, size = kernels.asymmetry(Q.reshape(-1, *Q.shape[-2:])).unbind(-1)
         return float((difference / size.clamp_min(torch.finfo(Q.dtype).tiny)).nan_to_num(0.0).max())
     distinct = Q[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in Q.stride()[:-2])]
     size = largest(distinct.flatten(-2)).clamp_min(torch.finfo(Q.dtype).tiny)

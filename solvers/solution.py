@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Method = Literal["active_set", "closed_form", "bundle", "primal", "dual", "full"]
+Method = Literal["active_set", "closed_form", "bundle", "primal", "dual", "full", "piqp", "clarabel", "highs"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"torch", "numpy", "scipy", "jaxtyping", "numba"} | sys.stdlib_module_names
+NATIVE = {"piqp", "clarabel", "highspy", "qdldl"}
+FOUNDATION = {"torch", "numpy", "scipy", "jaxtyping", "numba", "llvmlite"} | NATIVE | sys.stdlib_module_names
 OUTSIDE = {"experiments", "benchmarks", "tests", "solvers"}
-HEAVY = ("cvxpy", "matplotlib", "gymnasium", "sklearn", "numba")
+HEAVY = ("cvxpy", "matplotlib", "gymnasium", "sklearn", "numba", *NATIVE)
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
+from scipy.sparse import issparse
 from torch import Tensor, nn
 
-from icnn.solvers import LP, QP, ConvexProblem, EntropyBundle, solve
+from icnn.solvers import LP, QP, ConvexProblem, EntropyBundle, SparseQP, solve
 
 
 class _ProgramLayer(nn.Module, ABC):
@@ -16,7 +18,7 @@ class _ProgramLayer(nn.Module, ABC):
         self.options = options
 
     @abstractmethod
-    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem | SparseQP:
         """The program with these data."""
 
     def forward(self, *data: Any, **named: Any) -> Tensor:
@@ -29,11 +31,13 @@ class _ProgramLayer(nn.Module, ABC):
 class QPLayer(_ProgramLayer):
     """(Q, p, G, h, A, b, lower, upper) -> argmin x'Qx/2 + p'x subject to A x = b, G x <= h, lower <= x <= upper.
 
-    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.QP`. Returns (*batch, n).
+    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.QP`, where a matrix is sparse
+    of `icnn.SparseQP`. Returns (*batch, n).
     """
 
-    def problem(self, *data: Any, **named: Any) -> ConvexProblem:
-        return QP(*data, **named)
+    def problem(self, *data: Any, **named: Any) -> ConvexProblem | SparseQP:
+        sparse = any(_is_sparse(value) for value in (*data, *named.values()))
+        return SparseQP(*data, **named) if sparse else QP(*data, **named)
 
 
 class LPLayer(_ProgramLayer):
@@ -59,3 +63,7 @@ class BundleEntropyLayer(_ProgramLayer):
 
     def forward(self, *data: Any, **named: Any) -> Tensor:
         return super().forward(*data, **named)[..., :-1]
+
+
+def _is_sparse(value: Any) -> bool:
+    return issparse(value) or (isinstance(value, Tensor) and value.layout != torch.strided)

@@ -15,7 +15,7 @@ Source: Goldfarb and Idnani (1983), A numerically stable dual method; in the for
 Axehill (2022), A dual active-set solver for embedded quadratic programming.
 """
 
-from math import inf, isfinite, nan, sqrt
+from math import inf, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -220,7 +220,7 @@ def begin(one, U, work, warm):
                 wanted, side = equal, EQUAL
             else:
                 side = warm[row - q] if len(warm) > 0 else EQUAL
-                wanted = side != EQUAL and not equal and isfinite(right_hand_side(one, work, row, side))
+                wanted = side != EQUAL and not equal and abs(right_hand_side(one, work, row, side)) < inf
             if wanted:
                 if append(one, U, work, k, row, side):
                     k += 1

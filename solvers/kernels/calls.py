@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..program import Bounds, Program
-from . import active_set, adjoint, certificate
+from . import active_set, adjoint, certificate, separable
 from .instance import Arrays
 from .threads import array, over_batch
 
@@ -45,6 +45,32 @@ def solve_active_kkt(program: Program, bounds: Bounds, U: Tensor, w: Tensor) -> 
     error = np.empty(batch)
     work = n * n * (arrays.A.shape[1] + arrays.G.shape[1]) + 4 * n * n
     over_batch(adjoint.solve_range, batch, work, arrays, bounds, array(distinct(U)), array(w), c, error)
+    return torch.from_numpy(c), torch.from_numpy(error)
+
+
+def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
+    """`closed_form.solve_separable`."""
+    arrays = _arrays(program)
+    batch, n = arrays.p.shape
+    found = separable.Found(
+        x=np.empty((batch, n)),
+        nu=np.empty(arrays.b.shape),
+        lam=np.empty(arrays.d.shape),
+        w=np.empty(arrays.d.shape),
+        iterations=np.zeros(batch, np.int64),
+        done=np.zeros(batch, np.bool_),
+        degenerate=np.zeros(batch, np.bool_),
+    )
+    over_batch(separable.solve_range, batch, 50 * n, arrays, bounds, found)
+    return {name: torch.from_numpy(value) for name, value in found._asdict().items()}
+
+
+def solve_separable_kkt(program: Program, bounds: Bounds, w: Tensor) -> tuple[Tensor, Tensor]:
+    """`closed_form.solve_separable_kkt`."""
+    arrays = _arrays(program)
+    batch, n = arrays.p.shape
+    c, error = np.empty((batch, n + arrays.b.shape[1] + arrays.d.shape[1])), np.empty(batch)
+    over_batch(separable.solve_kkt_range, batch, 10 * n, arrays, bounds, array(w), c, error)
     return torch.from_numpy(c), torch.from_numpy(error)
 
 

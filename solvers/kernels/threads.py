@@ -20,8 +20,9 @@ def over_batch(kernel: Callable[..., None], batch: int, cost: float, *arguments:
     Kernels release the interpreter lock and write into their arguments. A worker of a DataLoader has one torch
     thread and starts none; a forked process starts its own.
     """
-    threads = min(torch.get_num_threads(), batch, int(batch * cost / WORTH_A_THREAD))
-    if threads <= 1:
+    threads = min(batch, int(batch * cost / WORTH_A_THREAD))
+    threads = min(threads, torch.get_num_threads()) if threads > 1 else 1
+    if threads == 1:
         kernel(0, batch, *arguments)
         return
     edges = np.linspace(0, batch, min(4 * threads, batch) + 1).astype(int).tolist()

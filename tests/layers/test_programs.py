@@ -109,3 +109,8 @@ def test_inside_a_model_in_its_dtype() -> None:
         y.square().sum().backward()
         assert model.linear.weight.grad is not None
         assert model.linear.weight.grad.dtype == dtype
+
+
+def test_sparse_matrices_make_a_sparse_program() -> None:
+    dense = icnn.QPLayer()(Q, P, lower=0.0)
+    torch.testing.assert_close(icnn.QPLayer()(Q.to_sparse(), P, lower=0.0), dense, rtol=1e-9, atol=1e-9)

@@ -16,6 +16,12 @@ gradcheck = partial(autograd.gradcheck, atol=1e-6, rtol=1e-6, fast_mode=True)
 gradgradcheck = partial(autograd.gradgradcheck, atol=1e-6, rtol=1e-6, fast_mode=True)
 
 
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def _compiled_or_not(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr("icnn.solvers.kernels._calls", lambda: None)
+
+
 def knapsack(batch: tuple[int, ...] = (), n: int = 6, seed: int = 0, **without: None) -> Data:
     """A feasible separable program; groups named in `without` are left out."""
     generator = torch.Generator().manual_seed(seed)
