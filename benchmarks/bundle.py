@@ -6,6 +6,9 @@
 
 The yardstick solves the same dual in k dimensions by the same method, Mehrotra's predictor-corrector: one
 Cholesky factor of a k x k matrix per iteration, and the diagonal y(1 - y) kept as a vector.
+
+"Newton systems alone" is what no Newton method on that dual does without, in batched torch: y = sigmoid(-G'lam), the
+matrix G diag(y(1 - y)) G', its Cholesky factor and a solve, as often as icnn made one (the mean over the batch).
 """
 
 from functools import partial
@@ -21,8 +24,9 @@ import icnn
 from ._report import arguments, command, machine, round_robin, table, write
 
 Array = NDArray[np.float64]
-CELLS = ((10, 159, 64), (10, 2048, 64))
-HEAD = ("k", "n", "batch", "icnn ms", "numpy loop ms", "ratio")
+CELLS = tuple((k, n, 64) for n in (159, 2048) for k in (5, 10, 30))
+HEAD = ("k", "n", "batch", "icnn ms", "numpy loop ms", "loop / icnn")
+SYSTEMS = ("systems", "Newton systems alone ms", "icnn / systems")
 APART = ("y: icnn - numpy", "y: icnn - exact", "y: numpy - exact")
 TOL, YARDSTICK_TOL = (
     1e-9,
@@ -35,20 +39,28 @@ def main() -> None:
     rows = [measure(*cell, rounds=3 if args.quick else 15) for cell in CELLS]
     about = "Medians of runs that take turns in one process; the last columns are the largest differences."
     versions = machine(("torch", "numpy", "scipy"))
-    write(args.out, "# Bundle entropy", f"`{command()}`", versions, about, table(HEAD + APART, rows))
+    write(args.out, "# Bundle entropy", f"`{command()}`", versions, about, table(HEAD + SYSTEMS + APART, rows))
 
 
 def measure(k: int, n: int, batch: int, rounds: int) -> list[object]:
     G, o, exact = draw(k, n, batch)
     problem = icnn.EntropyBundle(torch.from_numpy(G), torch.from_numpy(o))
-    ours = icnn.solve(problem, tol=TOL).x[:, :-1].numpy()
-    theirs = loop(G, o)
+    solution = icnn.solve(problem, tol=TOL)
+    ours, theirs = solution.x[:, :-1].numpy(), loop(G, o)
+    count = solution.iterations.double().mean().item()
     apart = [f"{abs(a - b).max():.0e}" for a, b in ((ours, theirs), (ours, exact), (theirs, exact))]
     if abs(ours - theirs).max() > 1e-8:
         raise RuntimeError(f"the two disagree by {apart[0]} at k={k}, n={n}")
-    seconds = round_robin({"icnn": partial(icnn.solve, problem, tol=TOL), "numpy": partial(loop, G, o)}, rounds)
-    times = [f"{1e3 * seconds[name]:.2f}" for name in ("icnn", "numpy")]
-    return [k, n, batch, *times, f"{seconds['numpy'] / seconds['icnn']:.1f}", *apart]
+    runs = {
+        "icnn": partial(icnn.solve, problem, tol=TOL),
+        "numpy": partial(loop, G, o),
+        "system": partial(newton_system, problem.G, solution.lam),
+    }
+    seconds = round_robin(runs, rounds)
+    seconds["systems"] = count * seconds["system"]
+    times = [f"{1e3 * seconds[name]:.2f}" for name in ("icnn", "numpy", "systems")]
+    ratios = [f"{seconds[a] / seconds[b]:.1f}" for a, b in (("numpy", "icnn"), ("icnn", "systems"))]
+    return [k, n, batch, *times[:2], ratios[0], f"{count:.1f}", times[2], ratios[1], *apart]
 
 
 def draw(k: int, n: int, batch: int, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -61,6 +73,13 @@ def draw(k: int, n: int, batch: int, seed: int = 0) -> tuple[Array, Array, Array
     y = expit(-np.einsum("bkn,bk->bn", G, lam))
     slack = np.where(active, 0.0, rng.uniform(0.05, 1, (batch, k)))
     return G, -np.einsum("bkn,bn->bk", G, y) - slack, y
+
+
+def newton_system(G: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """A step for every instance: the gradient G y, times the inverse of the Hessian."""
+    y = torch.sigmoid(-(lam.unsqueeze(-2) @ G).squeeze(-2))
+    H = (G * (y * (1 - y)).unsqueeze(-2)) @ G.mT
+    return torch.cholesky_solve(G @ y.unsqueeze(-1), torch.linalg.cholesky_ex(H).L)
 
 
 def loop(G: Array, o: Array) -> Array:

@@ -1,8 +1,8 @@
 """The model of the completion experiment: the unknown half is the argmin of a convex energy."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import icnn
 from experiments._pictures import halves
 from experiments._unet import Shape, UNetPICNN
+from icnn.networks import Energy, Tangent
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,37 @@ class CentredEnergy(icnn.ConvexNetwork):
         self.x_mean, self.y_mean = nn.Buffer(x_mean), nn.Buffer(y_mean)
         self.b = nn.Parameter(y_mean.logit(1e-3))
 
-    def given(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def given(self, x: Tensor) -> Energy:
         energy = self.network.given(x - self.x_mean)
-        return lambda y: energy(y - self.y_mean) - (self.b * y).flatten(-3).sum(-1)
+        assert isinstance(energy, Energy)
+        return Centred(energy, self.y_mean, self.b)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.given(x)(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Centred(Energy):
+    """y -> energy(y - mean) - b . y"""
+
+    energy: Energy
+    mean: Tensor
+    b: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.energy(y - self.mean) - (self.b * y).flatten(-3).sum(-1)
+
+    def tangent(self, y: Tensor) -> Tangent:
+        return self._with_linear(y, self.energy.tangent(y - self.mean), self.b.detach())
+
+    def piece(self, y: Tensor, units: Sequence[Tensor]) -> Tangent:
+        return self._with_linear(y, self.energy.piece(y - self.mean, units), self.b)
+
+    def at(self, index: Tensor) -> "Centred":
+        return replace(self, energy=self.energy.at(index))
+
+    def _with_linear(self, y: Tensor, tangent: Tangent, b: Tensor) -> Tangent:
+        return tangent._replace(value=tangent.value - (b * y).flatten(-3).sum(-1), slope=tangent.slope - b)
 
 
 class Completer(nn.Module):

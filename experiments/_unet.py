@@ -9,8 +9,7 @@ With the features u_s of the U-net at stride s (u_1 at full resolution) and patc
 Gates are affine maps of the features, pixel by pixel; W^u and a see 3 x 3 of them.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -18,11 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn.networks import ACTIVATIONS, Affine, Conv, ConvexNetwork, Dense, NonNegative
+from icnn.networks import (
+    ACTIVATIONS,
+    Affine,
+    Conv,
+    ConvexNetwork,
+    ConvexStep,
+    Dense,
+    Energy,
+    GatedStep,
+    Gates,
+    NonNegative,
+)
+from icnn.networks import Linear as Map
 
 Shape = tuple[int, ...]  # channels, height, width
 Features = Sequence[Tensor]  # of strides 1, 2, 4, ...
-Term = Callable[[Tensor], Tensor]  # of a layer, in z or in y
 
 CONTRAST = 2.0  # brings centred pixels to about half a unit of spread
 
@@ -68,9 +78,8 @@ class Path(nn.Module):
         self.gate = Affine(Conv(unet.shapes[level], operator.inputs[0], 1), gain=0.1, bias=1.0)
         self.linear = NonNegative(operator, "project", start, scale=1.0)
 
-    def forward(self, features: Features) -> Term:
-        gate = F.relu(self.gate(features[self.level]))
-        return lambda z: self.linear(z * gate)
+    def forward(self, features: Features) -> tuple[Map, Tensor]:
+        return self.linear.linear, F.relu(self.gate(features[self.level]))
 
 
 class Patches(nn.Module):
@@ -83,9 +92,8 @@ class Patches(nn.Module):
         self.linear = Affine(Conv(y_shape, units, 2**level, 2**level), bias=None)
         self.offset = Affine(Conv(unet.shapes[level], units, 3), gain=0.5)
 
-    def forward(self, features: Features) -> Term:
-        gate, offset = self.gate(features[0]), self.offset(features[self.level])
-        return lambda y: self.linear(y * gate) + offset
+    def forward(self, features: Features) -> tuple[Map, Tensor, Tensor]:
+        return self.linear.linear, self.gate(features[0]), self.offset(features[self.level])
 
 
 class Linear(nn.Module):
@@ -94,10 +102,11 @@ class Linear(nn.Module):
     def __init__(self, unet: UNet, y_shape: Shape) -> None:
         super().__init__()
         self.logits = Affine(Conv(unet.shapes[0], y_shape[0], 3), gain=0.017)
+        self.sum = Dense(y_shape, (1,))
 
-    def forward(self, features: Features) -> Term:
+    def forward(self, features: Features) -> tuple[Map, Tensor, Tensor]:
         a = self.logits(features[0])
-        return lambda y: -(a * y).flatten(-3).sum(-1, keepdim=True)
+        return Map(self.sum, a.new_full(self.sum.weight_shape, -1.0)), a, torch.zeros_like(a.flatten(-3)[..., :1])
 
 
 class Layer(nn.Module):
@@ -107,12 +116,10 @@ class Layer(nn.Module):
         super().__init__()
         self.path, self.direct = path, direct
 
-    def forward(self, features: Features) -> Callable[[Tensor | None, Tensor], Tensor]:
-        return partial(_sum, self.path and self.path(features), self.direct(features))
-
-
-def _sum(path: Term | None, direct: Term, z: Tensor | None, y: Tensor) -> Tensor:
-    return direct(y) if path is None or z is None else path(z) + direct(y)
+    def forward(self, features: Features) -> GatedStep:
+        path, path_gate = (None, None) if self.path is None else self.path(features)
+        skip, skip_gate, offset = self.direct(features)
+        return GatedStep(ConvexStep(path, skip), Gates(path_gate, skip_gate, offset))
 
 
 class UNetPICNN(ConvexNetwork):
@@ -136,13 +143,13 @@ class UNetPICNN(ConvexNetwork):
             self.layers.extend([Layer(None, fine), Layer(step, coarse)])
         self.layers.append(Layer(path, linear))
 
-    def given(self, x: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    def given(self, x: Tensor | None = None) -> Energy:
         if x is None or self.x_shape is None:
             raise ValueError("UNetPICNN needs x, got None")
         self._check("x", x, self.x_shape)
         batch = x.shape[:-3]
         features = [u.reshape(*batch, *u.shape[1:]) for u in self.unet(CONTRAST * x.reshape(-1, *self.x_shape))]
-        return partial(self._walk, [layer(features) for layer in self.layers], batch)
+        return self._energy((layer(features) for layer in self.layers), batch)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.given(x)(y)

@@ -5,20 +5,23 @@ from typing import Literal
 from .closed_form import is_separable
 from .kernels import kernels_for
 from .problem import LP, ConvexProblem
-from .program import Quadratic, is_diagonal
+from .program import NegativeEntropy, Quadratic, is_diagonal
 from .solution import Method
 from .sparse import SparseQP
 
 Choice = Literal["auto"] | Method
 ACTIVE_SET_VARIABLES = 1000
 ACTIVE_SET_ROWS = 4000
+BUNDLE_CUTS = 64
 SPARSE_METHODS = ("piqp", "clarabel", "highs")
 
 
 def fitting_method(problem: ConvexProblem, operator: Literal["primal", "dual", "full"]) -> Method:
     """Closed form, compiled active set or interior point, in this order."""
     Q, p, A, _, G, _ = problem.program
-    if not isinstance(problem.phi, Quadratic) or isinstance(problem, LP):
+    if isinstance(problem.phi, NegativeEntropy):
+        return "bundle" if G.shape[-2] <= BUNDLE_CUTS and kernels_for(p) is not None else operator
+    if isinstance(problem, LP):
         return operator
     if is_separable(Q, p, A, G):
         return "closed_form"

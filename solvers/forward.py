@@ -1,6 +1,7 @@
 """From canonical data to a certified solution: the values behind `solve`, with no gradients."""
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -107,36 +108,47 @@ def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program, wa
 def _by_active_set(
     bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
 ) -> tuple[Values, Tensor]:
-    kernels = kernels_for(program.p)
-    assert kernels is not None, "the door chose a method that is not there"
     sides = active_sides(bounds, program, warm) if warm else None
-    found = kernels.solve_active_set(program, bounds, sides)
-    x = found["x"]
-    values = _values(options, program, bounds, found)
-    done = found["done"] & (values.residuals.amax(-1) <= options.tol)
-    return values._replace(U=found["U"].expand(len(x), *program.Q.shape[1:])), done
+    found = _kernels(program).solve_active_set(program, bounds, sides)
+    values, done = _certified(options, found, _certificate(program, bounds, found))
+    return values._replace(U=found["U"].expand(len(done), *program.Q.shape[1:])), done
 
 
 def _by_closed_form(
     bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
 ) -> tuple[Values, Tensor]:
     found = solve_separable(program, bounds)
-    values = _values(options, program, bounds, found)
-    return values, found["done"] & (values.residuals.amax(-1) <= options.tol)
+    return _certified(options, found, _certificate(program, bounds, found))
 
 
-FAST = {"active_set": _by_active_set, "closed_form": _by_closed_form}
+def _by_bundle(bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> tuple[Values, Tensor]:
+    lam = warm[2] if warm else None
+    return _certified(options, *_kernels(program).solve_bundle(program, options.tol, options.max_iter, lam))
 
 
-def _values(options: Options, program: Program, bounds: Bounds, found: dict[str, Tensor]) -> Values:
-    """Values of quadratic programs that are solved, with their certificate."""
-    x, nu, lam, iterations = found["x"], found["nu"], found["lam"], found["iterations"]
+FAST = {"active_set": _by_active_set, "closed_form": _by_closed_form, "bundle": _by_bundle}
+
+
+def _kernels(program: Program) -> ModuleType:
+    kernels = kernels_for(program.p)
+    if kernels is None:
+        raise RuntimeError("a compiled method was chosen where there are no kernels")
+    return kernels
+
+
+def _certificate(program: Program, bounds: Bounds, found: dict[str, Tensor]) -> Tensor:
+    """The five residuals of quadratic programs, (batch, 5)."""
+    x, nu, lam = found["x"], found["nu"], found["lam"]
     if kernels := kernels_for(x):
-        certificate = kernels.certify(program, bounds, x, nu, lam)
-    else:
-        certificate = torch.stack(residuals(Quadratic(), program, bounds, x, nu, lam), -1)
+        return kernels.certify(program, bounds, x, nu, lam)
+    return torch.stack(residuals(Quadratic(), program, bounds, x, nu, lam), -1)
+
+
+def _certified(options: Options, found: dict[str, Tensor], certificate: Tensor) -> tuple[Values, Tensor]:
+    """The values of what a direct method found, and for which instances they are a solution."""
+    x, nu, lam, iterations = found["x"], found["nu"], found["lam"], found["iterations"]
     size = x.shape[-1] + nu.shape[-1] + lam.shape[-1]
-    return Values(
+    values = Values(
         x,
         nu,
         lam,
@@ -149,6 +161,7 @@ def _values(options: Options, program: Program, bounds: Bounds, found: dict[str,
         U=x.new_empty(len(x), 0),
         method=torch.full_like(iterations, METHODS.index(options.method)),
     )
+    return values, found["done"] & (certificate.amax(-1) <= options.tol)
 
 
 def _by_loop(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:

@@ -12,6 +12,7 @@ from icnn.networks import ConvexNetwork
 from icnn.solvers import SolverError, Status, failure_message
 
 from .bundle import bundle_entropy
+from .flat import flat_energy
 from .implicit import newton_minimiser, through_cuts, through_newton
 
 Gradient = Literal["implicit", "none"]
@@ -26,8 +27,8 @@ class ArgminSolution:
     y: (*batch, *y_shape), the minimiser of the last model. value = f(y) - H(y) there and gap = value minus a lower
     bound of the minimum, both (*batch,). status: OPTIMAL where the gap is within the tolerance, MAX_ITERATIONS
     where the budget came first (no error: the gap tells), else why the instance failed. iterations: models
-    minimised; evaluations: of the energy with its gradient by the
-    bundle method (what Newton's method adds for smooth f is not counted).
+    minimised; evaluations: of the energy by the bundle method, with its gradient wherever another model may follow
+    (what Newton's method adds for smooth f is not counted).
     """
 
     y: Float[Tensor, "..."]
@@ -90,8 +91,9 @@ def argmin(
     flat = _Flat(f, x, start)
     tol = max(tol, ROUNDING * torch.finfo(flat.dtype).eps)
     shown = None if callback is None else lambda iteration, y: callback(iteration, flat.shape(y))
-    bundle = bundle_entropy(flat.energy, flat.start, max_iter, tol, shown)
     newton = gradient == "implicit" and not f.piecewise_linear
+    differentiable = gradient == "implicit" and torch.is_grad_enabled()
+    bundle = bundle_entropy(flat.energy, flat.start, max_iter, tol, shown, differentiable and not newton)
     if newton:
         bundle = newton_minimiser(flat.energy, bundle, tol)
     failed = bundle.status != Status.OPTIMAL
@@ -103,7 +105,7 @@ def argmin(
         x = x.masked_fill(failed.reshape(flat.batch + (1,) * len(f.x_shape or ())), 0.0)
         flat = _Flat(f, x, start)
     y = bundle.y
-    if gradient == "implicit" and torch.is_grad_enabled():
+    if differentiable:
         y = (through_newton if newton else through_cuts)(flat.energy, bundle)
         y = torch.where(failed.unsqueeze(-1), bundle.y, y)
     if on_failure == "nan":
@@ -116,7 +118,7 @@ def argmin(
 
 
 class _Flat:
-    """The energy of one x as a function of float64 vectors (*extra, batch, n), whatever its shapes and dtype."""
+    """The energy of one x, its start and its shapes, with the batch as one dimension."""
 
     def __init__(self, f: ConvexNetwork, x: Tensor | None, start: Tensor | None) -> None:
         self.y_shape = torch.Size(f.y_shape)
@@ -134,12 +136,7 @@ class _Flat:
             expected = f"{tuple(self.y_shape)} or {tuple(self.batch + self.y_shape)}"
             raise ValueError(f"start must be {expected}; got {tuple(start.shape)}")
         self.start = start.detach().double().expand(self.batch + self.y_shape).reshape(self.batch.numel(), -1)
-        self._energy = f.given(x)
-
-    def energy(self, y: Tensor) -> Tensor:
-        extra = y.shape[:-2]
-        value = self._energy(y.reshape(extra + self.batch + self.y_shape).to(self.dtype))
-        return value.double().reshape(*extra, self.batch.numel())
+        self.energy = flat_energy(f.given(x), self.batch, self.y_shape, parameter)
 
     def shape(self, y: Tensor) -> Tensor:
         return y.reshape(self.batch + self.y_shape).to(self.dtype)

@@ -23,26 +23,28 @@ from torch.autograd.function import once_differentiable
 
 from icnn.solvers import QP, EntropyBundle, Status, solve
 
-from .bundle import Bundle, Energy, tangent
+from .bundle import Bundle, entropy
+from .flat import FlatEnergy
 
 NEWTON_STEPS = 50
 HALVINGS = 12
 
 
-def through_cuts(energy: Energy, bundle: Bundle) -> Tensor:
+def through_cuts(energy: FlatEnergy, bundle: Bundle) -> Tensor:
     """The minimiser of the last model as a function of the weights and x, (batch, n).
 
-    The cuts are taken again one column at a time, in the shapes in which they were found: where a point lies on a
-    kink of f, another order of summation could choose another piece.
+    The cuts keep their values and get their derivatives from the pieces of f on which they were found: where a
+    point lies on a kink of f, rounding could choose another piece.
     """
-    columns = [tangent(energy, points, create_graph=True)[0] for points in bundle.cuts.points.unbind(1)]
-    G, o = (torch.cat(parts, 1) for parts in zip(*((cut.G, cut.o) for cut in columns), strict=True))
-    absent = torch.isneginf(bundle.cuts.o)
-    absent = absent & ~absent.all(-1, keepdim=True)
-    return solve(EntropyBundle(G, o.masked_fill(absent, -torch.inf)), on_failure="zero").x[:, :-1]
+    G, o, (points, *units) = bundle.cuts.packed()
+    value, slope, _ = energy.pieces(points.movedim(1, 0), [unit.nan_to_num().movedim(1, 0) for unit in units])
+    slope = slope.movedim(0, 1)
+    offset = value.mT - (slope * points).sum(-1)
+    G, o = G + (slope - slope.detach()), o + (offset - offset.detach())
+    return solve(EntropyBundle(G, o), on_failure="zero").x[:, :-1]
 
 
-def newton_minimiser(energy: Energy, bundle: Bundle, tol: float) -> Bundle:
+def newton_minimiser(energy: FlatEnergy, bundle: Bundle, tol: float) -> Bundle:
     """The minimiser of f - H for smooth f from the point of a bundle, by Newton's method in logits.
 
     With y = sigmoid(u), minimality reads u + grad f(y) = 0, with Jacobian I + grad^2 f diag(y (1 - y)): well scaled
@@ -60,14 +62,16 @@ def newton_minimiser(energy: Energy, bundle: Bundle, tol: float) -> Bundle:
     return _with_gap(energy, bundle, torch.sigmoid(u), tol)
 
 
-def through_newton(energy: Energy, bundle: Bundle) -> Tensor:
+def through_newton(energy: FlatEnergy, bundle: Bundle) -> Tensor:
     """The minimiser plus a Newton step that is zero, through which the weights and x are seen; first order only."""
     y = bundle.y
     _, H = _hessian(energy, y)
     tiny = torch.finfo(y.dtype).tiny
     curvature = H + torch.diag_embed((y * (1 - y)).clamp_min(tiny).reciprocal())
-    cut, _ = tangent(energy, y, create_graph=True)
-    optimality = cut.G.squeeze(-2) + torch.logit(y, eps=tiny)
+    with torch.enable_grad():
+        leaf = y.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(energy(leaf).sum(), leaf, create_graph=True)
+    optimality = slope + torch.logit(y, eps=tiny)
     newton = solve(QP(0.5 * (curvature + curvature.mT), optimality), on_failure="zero")
     return y + _FirstOrder.apply(newton.x)
 
@@ -85,7 +89,7 @@ class _FirstOrder(torch.autograd.Function):
         return y_bar
 
 
-def _hessian(energy: Energy, y: Tensor) -> tuple[Tensor, Tensor]:
+def _hessian(energy: FlatEnergy, y: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (batch, n) and Hessian (batch, n, n) of the energy, one reverse pass for each of n rows."""
     with torch.enable_grad():
         y = y.detach().requires_grad_()
@@ -97,23 +101,23 @@ def _hessian(energy: Energy, y: Tensor) -> tuple[Tensor, Tensor]:
     return slope.detach(), H.detach().movedim(0, -2)
 
 
-def _search(energy: Energy, u: Tensor, step: Tensor, size: Tensor) -> Tensor:
+def _search(energy: FlatEnergy, u: Tensor, step: Tensor, size: Tensor) -> Tensor:
     length = torch.ones_like(size)
     for _ in range(HALVINGS):
         trial = u + length.unsqueeze(-1) * step
-        cut, _ = tangent(energy, torch.sigmoid(trial))
-        worse = _size(trial + cut.G.squeeze(-2)) > (1 - 0.1 * length) * size
+        worse = _size(trial + energy.tangent(torch.sigmoid(trial)).slope) > (1 - 0.1 * length) * size
         if not worse.any():
             break
         length = torch.where(worse, 0.5 * length, length)
     return u + length.unsqueeze(-1) * step
 
 
-def _with_gap(energy: Energy, bundle: Bundle, y: Tensor, tol: float) -> Bundle:
+def _with_gap(energy: FlatEnergy, bundle: Bundle, y: Tensor, tol: float) -> Bundle:
     """The bundle at a better point, with the lower bound of the tangent there."""
     y = torch.where(torch.isfinite(y).all(-1, keepdim=True), y, bundle.y)
-    cut, upper = tangent(energy, y)
-    model = cut.o.squeeze(-1) - torch.nn.functional.softplus(-cut.G.squeeze(-2)).sum(-1)
+    value, slope, _ = energy.tangent(y)
+    upper = value - entropy(y)
+    model = value - torch.linalg.vecdot(slope, y) - torch.nn.functional.softplus(-slope).sum(-1)
     lower = bundle.lower.maximum(model)
     closed = (upper - lower <= tol * (1 + upper.abs())) & (bundle.status == Status.MAX_ITERATIONS)
     status = bundle.status.masked_fill(closed, int(Status.OPTIMAL))

@@ -2,10 +2,11 @@
 
 from .activations import ACTIVATIONS, CONVEX_ACTIVATIONS, Activation
 from .convexity import Violation, falsify
+from .energy import ConvexStep, Energy, GatedStep, Gates, Tangent
 from .ficnn import FICNN, ConvFICNN
 from .initialisation import Affine
 from .network import ConvexNetwork
-from .operators import Conv, Dense
+from .operators import Conv, Dense, Linear
 from .picnn import PICNN, ConvPICNN
 from .positivity import POSITIVITY, NonNegative, project_
 
@@ -21,8 +22,14 @@ __all__ = [
     "ConvFICNN",
     "ConvPICNN",
     "ConvexNetwork",
+    "ConvexStep",
     "Dense",
+    "Energy",
+    "GatedStep",
+    "Gates",
+    "Linear",
     "NonNegative",
+    "Tangent",
     "Violation",
     "falsify",
     "project_",

@@ -2,25 +2,27 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation, convex_activation
+from .energy import ConvexStep, LayeredEnergy
 from .initialisation import Affine, nonnegative
-from .network import ConvexNetwork, Energy, sizes, windows
+from .network import ConvexNetwork, sizes, windows
 from .operators import Shape, Window, chain, skips
+from .positivity import NonNegative
 
 
 class ConvexLayer(nn.Module):
     """W^z z + W^y y + b with W^z ≥ 0; the first layer has no z."""
 
-    def __init__(self, path: nn.Module | None, skip: nn.Module) -> None:
+    def __init__(self, path: NonNegative | None, skip: Affine) -> None:
         super().__init__()
         self.path, self.skip = path, skip
 
-    def forward(self, z: Float[Tensor, "..."] | None, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.skip(y) if self.path is None or z is None else self.path(z) + self.skip(y)
+    def forward(self) -> ConvexStep:
+        """The layer with the weights of now, a function of z and y."""
+        return ConvexStep(None if self.path is None else self.path.linear, self.skip.linear)
 
 
 class _FullyConvex(ConvexNetwork):
@@ -39,13 +41,13 @@ class _FullyConvex(ConvexNetwork):
             path, bias = nonnegative(operator, self.activation, positivity, share=1 / 2)
             self.layers.append(ConvexLayer(path, Affine(skip, gain=(1 / 2) ** 0.5, bias=bias)))
 
-    def given(self, x: Float[Tensor, "..."] | None = None) -> Energy:
+    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
         if x is not None:
             raise ValueError(f"{type(self).__name__} has no x, expected None")
-        return self
+        return self._energy((layer() for layer in self.layers), None)
 
     def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self._walk(list(self.layers), torch.Size(), y)
+        return self.given()(y)
 
 
 class FICNN(_FullyConvex):

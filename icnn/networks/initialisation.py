@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation
-from .operators import Operator
+from .operators import Linear, Operator
 from .positivity import NonNegative
 
 CORRELATION = 0.5  # between units of one layer, taken when their covariance is estimated
@@ -67,9 +67,12 @@ class Affine(nn.Module):
         self.weight = nn.Parameter(torch.randn(operator.weight_shape) * (gain / sqrt(operator.fan_in)))
         self.bias = None if bias is None else nn.Parameter(torch.full(operator.bias_shape, bias))
 
+    @property
+    def linear(self) -> Linear:
+        return Linear(self.operator, self.weight, self.bias)
+
     def forward(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        image = self.operator(self.weight, value)
-        return image if self.bias is None else image + self.bias
+        return self.linear(value)
 
     def extra_repr(self) -> str:
         return f"{self.operator}, bias={self.bias is not None}"

@@ -1,18 +1,17 @@
-"""What all input convex networks share: the door, the walk along the convex path, and the honest question."""
+"""What all input convex networks share: the door, the energy of their convex path, and the honest question."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation
+from .energy import LayeredEnergy, Step
 from .operators import Shape, Window
 from .positivity import NonNegative
-
-Energy = Callable[[Tensor], Tensor]
-Step = Callable[[Tensor | None, Tensor], Tensor]  # (z, y) to the next z before its activation
 
 
 class ConvexNetwork(nn.Module, ABC):
@@ -27,11 +26,12 @@ class ConvexNetwork(nn.Module, ABC):
         self.layers = nn.ModuleList()
 
     @abstractmethod
-    def given(self, x: Float[Tensor, "..."] | None = None) -> Energy:
-        """The energy y -> f(x, y); everything that depends on x alone is computed once.
+    def given(self, x: Float[Tensor, "..."] | None = None) -> Callable[[Tensor], Tensor]:
+        """The energy y -> f(x, y); everything that depends on x and the weights alone is computed once.
 
         x: (*batch, *x_shape), or None for a network without x. The energy maps y of shape (*batch, *y_shape)
         to (*batch,); y may carry extra leading dimensions, (*extra, *batch, *y_shape) to (*extra, *batch).
+        Any differentiable function will do for inference; an `Energy` makes it fast.
         """
 
     @property
@@ -56,25 +56,29 @@ class ConvexNetwork(nn.Module, ABC):
         x = "" if self.x_shape is None else f"x_shape={self.x_shape}, "
         return f"{x}y_shape={self.y_shape}, activation={self.activation.name!r}"
 
-    def _walk(self, steps: Sequence[Step], batch: torch.Size, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Along the convex path, from y to f; batch: the batch dimensions of x."""
-        self._check("y", y, self.y_shape)
-        _check_batch(y.shape[: -len(self.y_shape)], batch)
-        z = None
-        for step in steps[:-1]:
-            z = self.activation(step(z, y))
-        return steps[-1](z, y).squeeze(-1)
+    def _energy(self, steps: Iterable[Step], batch: torch.Size | None) -> LayeredEnergy:
+        """The energy along the convex path; batch: the batch dimensions of x, None without x."""
+        check = partial(_check_y, self.y_shape, next(self.parameters()))
+        return LayeredEnergy(tuple(steps), self.activation, batch, check)
 
     def _check(self, name: str, value: Tensor, shape: Shape) -> None:
-        """The door: trailing shape, dtype and device."""
-        if value.shape[-len(shape) :] != torch.Size(shape):
-            expected = ", ".join(["*batch", *map(str, shape)])
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({expected})")
-        weight = next(self.parameters())
-        for fact in ("dtype", "device"):
-            came, expected = getattr(value, fact), getattr(weight, fact)
-            if came != expected:
-                raise ValueError(f"{name} has {fact} {came}, expected that of the network, {expected}")
+        _check_value(name, value, shape, next(self.parameters()))
+
+
+def _check_value(name: str, value: Tensor, shape: Shape, weight: Tensor) -> None:
+    """The door: trailing shape, dtype and device."""
+    if value.shape[-len(shape) :] != torch.Size(shape):
+        expected = ", ".join(["*batch", *map(str, shape)])
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({expected})")
+    for fact in ("dtype", "device"):
+        came, expected = getattr(value, fact), getattr(weight, fact)
+        if came != expected:
+            raise ValueError(f"{name} has {fact} {came}, expected that of the network, {expected}")
+
+
+def _check_y(y_shape: Shape, weight: Tensor, y: Tensor, batch: torch.Size | None) -> None:
+    _check_value("y", y, y_shape, weight)
+    _check_batch(y.shape[: -len(y_shape)], batch or torch.Size())
 
 
 def _check_batch(of_y: torch.Size, of_x: torch.Size) -> None:

@@ -1,20 +1,24 @@
 """Linear maps between shaped spaces: what a weight does, apart from who owns it and how it is constrained.
 
 Every operator is immutable, knows the shapes of its weight and bias, and maps (*batch, *inputs) to
-(*batch, *outputs) for any number of batch dimensions, also none.
+(*batch, *outputs) for any number of batch dimensions, also none; its transpose maps them back.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 Shape = tuple[int, ...]
 Window = tuple[int, int, int]  # channels, kernel, stride
+FEW = (
+    16  # channels, below which oneDNN transposes a convolution an order of magnitude slower than a product of matrices
+)
 
 
 @runtime_checkable
@@ -32,6 +36,22 @@ class Operator(Protocol):
     @property
     def fan_in(self) -> int: ...
     def __call__(self, weight: Tensor, value: Tensor) -> Tensor: ...
+    def transpose(self, weight: Tensor, image: Tensor) -> Tensor: ...
+
+
+class Linear(NamedTuple):
+    """An operator with a weight, and a bias that its transpose ignores."""
+
+    operator: Operator
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        image = self.operator(self.weight, value)
+        return image if self.bias is None else image + self.bias
+
+    def transpose(self, image: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.operator.transpose(self.weight, image)
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,10 @@ class Dense:
     def __call__(self, weight: Float[Tensor, "m n"], value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         flat = F.linear(value.flatten(-len(self.inputs)), weight)
         return flat if len(self.outputs) == 1 else flat.unflatten(-1, self.outputs)
+
+    def transpose(self, weight: Float[Tensor, "m n"], image: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        flat = image.flatten(-len(self.outputs)) @ weight
+        return flat if len(self.inputs) == 1 else flat.unflatten(-1, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,17 @@ class Conv:
         batch = value.shape[:-3]
         padded = F.pad(value.reshape(-1, *self.inputs), self._padding())
         return F.conv2d(padded, weight, stride=self.stride).reshape(*batch, *self.outputs)
+
+    def transpose(self, weight: Float[Tensor, "o i k k"], image: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        batch, (left, right, top, bottom) = image.shape[:-3], self._padding()
+        channels, height, width = self.inputs
+        size, image = (top + height + bottom, left + width + right), image.reshape(-1, *self.outputs)
+        if channels < FEW:
+            columns = weight.flatten(1).mT @ image.flatten(-2)
+            padded = F.fold(columns, size, self.kernel, stride=self.stride)
+        else:
+            padded = conv2d_input((len(image), channels, *size), weight, image, stride=self.stride)
+        return F.pad(padded, (-left, -right, -top, -bottom)).reshape(*batch, *self.inputs)
 
     def _padding(self) -> list[int]:
         sizes = zip(reversed(self.outputs[1:]), reversed(self.inputs[1:]), strict=True)  # F.pad counts from the last
@@ -126,6 +161,11 @@ class Subpixel:
     def __call__(self, weight: Float[Tensor, "o i k k"], value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         fine = F.pixel_shuffle(self.coarse(weight, value), self.scale)
         return fine[..., : self.outputs[1], : self.outputs[2]]
+
+    def transpose(self, weight: Float[Tensor, "o i k k"], image: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        height, width = (self.scale * size for size in self.inputs[1:])
+        fine = F.pad(image, (0, width - self.outputs[2], 0, height - self.outputs[1]))
+        return self.coarse.transpose(weight, F.pixel_unshuffle(fine, self.scale))
 
 
 def chain(shape: Shape, convs: Sequence[Window], dense: Sequence[int]) -> list[Conv | Dense]:

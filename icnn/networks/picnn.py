@@ -1,53 +1,35 @@
 """Networks that are convex in part of their input (Amos, Xu, Kolter 2017, equation 3)."""
 
 from collections.abc import Sequence
-from functools import partial
 from math import prod, sqrt
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation, any_activation, convex_activation
+from .energy import ConvexStep, GatedStep, Gates, LayeredEnergy
 from .initialisation import Affine, moments, nonnegative
-from .network import ConvexNetwork, Energy, Step, sizes, windows
+from .network import ConvexNetwork, sizes, windows
 from .operators import Dense, Operator, Shape, Subpixel, Window, chain, skips
-
-
-class Gates(NamedTuple):
-    """What the context x decides about a layer."""
-
-    path: Tensor | None
-    skip: Tensor
-    offset: Tensor
+from .positivity import NonNegative
 
 
 class GatedLayer(nn.Module):
     """W^z (z ∘ [W^{zu} u + b^z]₊) + W^y (y ∘ (W^{yu} u + b^y)) + W^u u + b; the first layer has no z."""
 
     def __init__(
-        self,
-        path: nn.Module | None,
-        path_gate: nn.Module | None,
-        skip: nn.Module,
-        skip_gate: nn.Module,
-        offset: nn.Module,
+        self, path: NonNegative | None, path_gate: Affine | None, skip: Affine, skip_gate: Affine, offset: Affine
     ) -> None:
         super().__init__()
         self.path, self.path_gate = path, path_gate
         self.skip, self.skip_gate, self.offset = skip, skip_gate, offset
 
-    def forward(self, u: Float[Tensor, "..."]) -> Step:
+    def forward(self, u: Float[Tensor, "..."]) -> GatedStep:
         """The layer at one context, a function of z and y."""
+        linear = ConvexStep(None if self.path is None else self.path.linear, self.skip.linear)
         path = None if self.path_gate is None else F.relu(self.path_gate(u))
-        return partial(self._step, Gates(path, self.skip_gate(u), self.offset(u)))
-
-    def _step(self, gates: Gates, z: Float[Tensor, "..."] | None, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        value = self.skip(y * gates.skip) + gates.offset
-        if self.path is None or z is None or gates.path is None:
-            return value
-        return self.path(z * gates.path) + value
+        return GatedStep(linear, Gates(path, self.skip_gate(u), self.offset(u)))
 
 
 class _PartiallyConvex(ConvexNetwork):
@@ -101,7 +83,7 @@ class _PartiallyConvex(ConvexNetwork):
             offset=Affine(context, gain * sqrt(share), bias=centre),
         )
 
-    def given(self, x: Float[Tensor, "..."] | None = None) -> Energy:
+    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
         if x is None or self.x_shape is None:
             raise ValueError(f"{type(self).__name__} needs x, got None")
         self._check("x", x, self.x_shape)
@@ -109,7 +91,7 @@ class _PartiallyConvex(ConvexNetwork):
         for layer in self.context:
             contexts.append(self.x_activation(layer(contexts[-1])))
         layers = zip(self.layers, contexts[-len(self.layers) :], strict=True)
-        return partial(self._walk, [layer(u) for layer, u in layers], x.shape[: -len(self.x_shape)])
+        return self._energy((layer(u) for layer, u in layers), x.shape[: -len(self.x_shape)])
 
     def forward(self, x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return self.given(x)(y)

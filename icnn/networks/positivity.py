@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .operators import Operator
+from .operators import Linear, Operator
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -74,8 +74,12 @@ class NonNegative(nn.Module):
     def weight(self) -> Float[Tensor, "..."]:
         return self.positivity.forward(self.raw, self.scale)
 
+    @property
+    def linear(self) -> Linear:
+        return Linear(self.operator, self.weight)
+
     def forward(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.operator(self.weight, value)
+        return self.linear(value)
 
     @torch.no_grad()
     def project_(self) -> None:

@@ -40,7 +40,7 @@ DEPENDENT = 1e-11  # of its squared length: the least that a row must add to the
 VIOLATION = 1e-11  # of the terms of a row: below it the row holds
 WEAK = 1e-6  # slack or multiplier, in natural units, that counts as zero
 REFINEMENTS = 3
-ROUNDING = 1e-16
+ROUNDING = 1e-14
 UPPER, LOWER, EQUAL, OUTSIDE = 1, -1, 0, 2
 
 
@@ -114,7 +114,7 @@ def solve_range(start, stop, program, bounds, warm, found):
             k, found.iterations[i] = search(one, U, work, warm[i])
         if k >= 0:
             refine(one, U, work, k)
-            found.degenerate[i] = record(one, bounds, work, k, found.x[i], found.nu[i], found.lam[i], found.w[i])
+            found.degenerate[i] = record(one, bounds, U, work, k, found.x[i], found.nu[i], found.lam[i], found.w[i])
             found.done[i] = True
 
 
@@ -444,54 +444,44 @@ def refine(one, U, work, k):
 
 
 @inlined
-def record(one, bounds, work, k, x, nu, lam, w):
-    """Write the solution; whether a row is weakly active: slack and multiplier both vanish. It is then held."""
+def record(one, bounds, U, work, k, x, nu, lam, w):
+    """Write the solution; whether a row is weakly active: slack and multiplier both vanish. It is then held.
+
+    A slack is measured in units of |m|, a multiplier in those of 1/|m|, both against the larger of |t| and |v|.
+    """
     n, q, m = len(one.p), len(one.b), len(one.G)
-    column, unit = work.residual, work.value
-    cost, reach, force = 1.0, 1.0, 1.0
-    for i in range(n):
-        x[i] = work.x[i]
-        column[i] = 1.0 / sqrt(diagonal(one.Q, i))
-        cost = max(cost, abs(one.p[i]) * column[i])
-        reach = max(reach, 1.0 + abs(x[i]) / column[i])
-    for j in range(m):
-        unit[j] = 0.0
-        for i in range(n):
-            unit[j] = max(unit[j], abs(one.G[j, i]) * column[i])
+    scale = sqrt(max(dot(work.t, work.t, n), dot(work.v, work.v, n)))
+    little = WEAK * scale
+    x[:] = work.x
     lam[:] = 0.0
     w[:] = inf
+    degenerate = False
     for i in range(k):
         row, y = work.index[i], work.y[i]
+        side = work.side[row]
         if row < q:
             nu[row] = y
-        elif row < q + m:
-            lam[row - q], w[row - q] = y, 0.0
-            force = max(force, 1.0 + abs(y) * unit[row - q] / cost)
-        else:
-            j, side = row - q - m, work.side[row]
-            side = (UPPER if y > 0 else LOWER) if side == EQUAL else side
-            place = m + j + n * bounds.lower * (side == UPPER)
-            lam[place], w[place] = side * y, 0.0
-            force = max(force, 1.0 + abs(y) * column[j] / cost)
-    little_slack, little_force = WEAK * reach, WEAK * cost * force
-    degenerate = False
+            continue
+        place = row - q
+        if row >= q + m:
+            upward = side == UPPER or (side == EQUAL and y > 0)
+            place += n * bounds.lower if upward else 0
+            y = y if upward else -y
+        lam[place], w[place] = y, 0.0
+        degenerate |= side != EQUAL and y * sqrt(dot(work.Y[i], work.Y[i], n)) <= little
     for j in range(m):
-        if w[j] == 0:
-            degenerate |= lam[j] * unit[j] <= little_force
-        elif one.d[j] - dot(one.G[j], x, n) <= little_slack * unit[j]:
+        if w[j] != 0 and one.d[j] + work.value[q + j] <= little * work.length[q + j]:
             w[j] = 0.0
             degenerate = True
     for j in range(len(work.lower)):
+        unit = little / sqrt(diagonal(one.Q, j))
         if work.lower[j] == work.upper[j]:
             continue
-        for side in (LOWER, UPPER):
-            if (side == LOWER and not bounds.lower) or (side == UPPER and not bounds.upper):
-                continue
-            place = m + j + n * bounds.lower * (side == UPPER)
-            slack = work.upper[j] - x[j] if side == UPPER else x[j] - work.lower[j]
-            if w[place] == 0:
-                degenerate |= lam[place] * column[j] <= little_force
-            elif slack <= little_slack * column[j]:
-                w[place] = 0.0
-                degenerate = True
+        if bounds.lower and w[m + j] != 0 and x[j] - work.lower[j] <= unit:
+            w[m + j] = 0.0
+            degenerate = True
+        place = m + j + n * bounds.lower
+        if bounds.upper and w[place] != 0 and work.upper[j] - x[j] <= unit:
+            w[place] = 0.0
+            degenerate = True
     return degenerate

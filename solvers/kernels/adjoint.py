@@ -16,7 +16,7 @@ from .dense import backward, dot, factorise, forward, forward_columns, largest, 
 from .instance import instance
 
 REFINEMENTS = 3
-ROUNDING = 1e-15
+ROUNDING = 1e-13
 
 
 @compiled

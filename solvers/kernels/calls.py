@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..program import Bounds, Program
-from . import active_set, adjoint, certificate, separable
+from . import active_set, adjoint, bundle, certificate, separable
 from .instance import Arrays
 from .threads import array, over_batch
 
@@ -82,6 +82,26 @@ def certify(program: Program, bounds: Bounds, x: Tensor, nu: Tensor, lam: Tensor
     points = (array(t) for t in (x, nu, lam))
     over_batch(certificate.certify_range, len(arrays.p), work, arrays, bounds, *points, found)
     return torch.from_numpy(found)
+
+
+def solve_bundle(program: Program, tol: float, max_iter: int, lam: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """The fields of a solution of entropy bundles, and their certificate; lam to start from."""
+    rows = program.G.contiguous()
+    n = rows.shape[2] - 1
+    dual = bundle.entropy_dual(rows, -program.d, tol, max_iter, lam, n)
+    x = torch.cat((dual.y, dual.t.unsqueeze(-1)), -1)
+    certified = np.empty((len(x), 5))
+    arguments = (array(t) for t in (rows, program.d, x, dual.lam))
+    over_batch(certificate.certify_bundle_range, len(x), 50 * n, *arguments, certified)
+    return {
+        "x": x,
+        "nu": dual.lam[:, :0],
+        "lam": dual.lam,
+        "w": torch.zeros_like(dual.lam).masked_fill(dual.idle, torch.inf),
+        "iterations": dual.iterations,
+        "done": torch.ones_like(dual.done),
+        "degenerate": dual.weak.any(-1) | dual.singular,
+    }, torch.from_numpy(certified)
 
 
 def asymmetry(Q: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The certificate of `solvers.certificate` for a quadratic program, compiled; it shares nothing with the solvers."""
 
+from math import exp, log
+
 import numpy as np
 
 from .compiled import compiled
@@ -83,6 +85,39 @@ def larger(a, b):
 def unit(size):
     """The size of a row, one for an empty one."""
     return size if size > 0 else 1.0
+
+
+@compiled
+def certify_bundle_range(start, stop, rows, d, x, lam, found):
+    """The same for entropy bundles: rows (batch, k, n + 1) are [g_i, -1], d = -o, x = (y, t)."""
+    k, n = rows.shape[1], rows.shape[2] - 1
+    pull = np.empty(n)
+    for i in range(start, stop):
+        t, pull[:] = x[i, n], 0.0
+        reach, primal, sign, product, total, weight = 1.0 + abs(t), 0.0, 0.0, 0.0, 0.0, 0.0
+        for r in range(k):
+            size, slack = 1.0, d[i, r] + t
+            for j in range(n):
+                slack -= rows[i, r, j] * x[i, j]
+                pull[j] += rows[i, r, j] * lam[i, r]
+                size = max(size, abs(rows[i, r, j]))
+            weight += lam[i, r]
+            primal, sign, product, total = row(slack, lam[i, r], size, primal, sign, product, total)
+        stationarity, cost, value = abs(1.0 - weight), max(1.0, abs(weight)), 0.0
+        for j in range(n):
+            y = x[i, j]
+            low, high = log(y), log(1.0 - y)
+            value += (y * low if y > 0 else 0.0) + ((1.0 - y) * high if y < 1 else 0.0)
+            cost = larger(cost, abs(pull[j]))
+            if 0 < y < 1:
+                cost = larger(cost, abs(low - high))
+            reach = larger(reach, 1.0 + abs(y))
+            stationarity = larger(stationarity, abs(y - 1.0 / (1.0 + exp(pull[j]))))
+        found[i, 0] = stationarity / cost
+        found[i, 1] = primal / reach
+        found[i, 2] = sign / cost
+        found[i, 3] = product / (cost * reach)
+        found[i, 4] = abs(total) / larger(larger(abs(value), abs(t)), cost)
 
 
 @compiled

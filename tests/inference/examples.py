@@ -43,7 +43,7 @@ def energy(f: ConvexNetwork, x: Tensor | None, y: Tensor) -> Tensor:
 
 def layers(f: ConvexNetwork, x: Tensor | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(W_z, W_y, b) of every layer at one context, read off by probing with unit vectors."""
-    steps = list(f.layers) if x is None else f.given(x).args[0]  # pyright: ignore[reportAttributeAccessIssue]
+    steps = f.given(x).steps  # pyright: ignore[reportFunctionMemberAccess]
     origin = torch.zeros(f.y_shape, dtype=torch.float64)
     axes = torch.eye(origin.numel(), dtype=torch.float64).reshape(-1, *f.y_shape)
     found, z = [], None

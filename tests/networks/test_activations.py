@@ -38,6 +38,22 @@ def test_smooth_and_piecewise_linear_are_what_second_derivatives_show(activation
     assert activation.smooth == (not jumps)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=list(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_are_those_of_autograd_also_at_kinks(activation: Activation, dtype: torch.dtype) -> None:
+    grid = torch.cat((GRID, torch.tensor([0.0, 1e-30, -1e-30, 20.0, 20.1, 50.0, -50.0, 1e4, -1e4]))).to(dtype)
+    leaf = grid.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(activation(leaf).sum(), leaf)
+    with torch.no_grad():
+        slope = activation.slope(grid)
+    torch.testing.assert_close(slope, expected, rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("name", CONVEX_ACTIVATIONS)
+def test_activations_that_carry_y_know_their_derivative(name: str) -> None:
+    assert ACTIVATIONS[name].derivative is not None
+
+
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize(
     "build",

@@ -35,8 +35,8 @@ def test_convolutional_formula() -> None:
     torch.testing.assert_close(f(y), z.squeeze(-1), rtol=1e-12, atol=1e-12)
 
 
-def test_given_none_is_the_network_itself() -> None:
-    f = FICNN(3)
+def test_given_none_is_the_network() -> None:
+    f, y = FICNN(3), torch.rand(5, 3)
     assert f.x_shape is None
     assert f.y_shape == (3,)
-    assert f.given(None) is f
+    assert torch.equal(f.given(None)(y), f(y))

@@ -16,8 +16,8 @@ def cosine(features: torch.Tensor) -> torch.Tensor:
 
 def features(f: FICNN, y: torch.Tensor) -> torch.Tensor:
     z = None
-    for layer in f.layers[:-1]:
-        z = f.activation(layer(z, y))
+    for step in f.given().steps[:-1]:
+        z = f.activation(step(z, y))
     assert z is not None
     return z
 

@@ -13,6 +13,8 @@ OPERATORS = [
     Conv((2, 5, 4), 3, 3),
     Conv((2, 7, 4), 3, 4, 2),
     Conv((1, 4, 3), 2, 8, 4),
+    Conv((1, 5, 5), 2, 1, 3),  # sees every third pixel
+    Conv((20, 5, 4), 3, 4, 2),
     Subpixel((3, 2, 2), (2, 3, 4), 2),
 ]
 
@@ -34,6 +36,21 @@ def test_linear_in_weight_and_value(operator) -> None:
     w, v = (torch.randn(2, *operator.weight_shape).double(), torch.randn(2, *operator.inputs).double())
     torch.testing.assert_close(operator(w[0], v[0] + 2 * v[1]), operator(w[0], v[0]) + 2 * operator(w[0], v[1]))
     torch.testing.assert_close(operator(w[0] + 2 * w[1], v[0]), operator(w[0], v[0]) + 2 * operator(w[1], v[0]))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("batch", [(), (7,), (2, 3)])
+def test_transpose_is_the_adjoint(operator, batch: tuple[int, ...]) -> None:
+    weight = torch.randn(operator.weight_shape, dtype=torch.float64, requires_grad=True)
+    value = torch.randn(*batch, *operator.inputs, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(*batch, *operator.outputs, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(operator(weight, value), value, image)
+    back = operator.transpose(weight, image)
+    assert operator.transpose(weight, image.new_zeros(0, *operator.outputs)).shape == (0, *operator.inputs)
+    torch.testing.assert_close(back, expected, rtol=1e-12, atol=1e-12)
+    forth = (operator(weight, value) * image).sum()
+    slopes = [torch.autograd.grad(total, weight)[0] for total in ((back * value).sum(), forth)]
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
 
 
 def test_odd_kernel_with_stride_one_is_torch_convolution() -> None:

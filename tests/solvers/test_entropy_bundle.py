@@ -171,7 +171,7 @@ def test_saturated_y() -> None:
 def test_thousands_of_variables() -> None:
     data = random_bundle((4,), k=10, n=2000)
     solution = check(data["G"] / 20, data["o"])
-    assert solution.method == "dual"
+    assert solution.method == "bundle"
     assert (solution.lam > 1e-6).sum(-1).max() >= 2
 
 
@@ -182,7 +182,7 @@ def test_gradients_of_every_datum_through_every_output(batch: tuple[int, ...]) -
     assert gradcheck(solver(icnn.EntropyBundle, data), leaves(data), fast_mode=batch != ())
 
 
-@pytest.mark.parametrize("method", ["primal", "full", "dual"])
+@pytest.mark.parametrize("method", ["primal", "full", "dual", "bundle"])
 def test_gradients_by_every_operator(method: Any) -> None:
     data = random_bundle((3,), seed=3)
     assert gradcheck(solver(icnn.EntropyBundle, data, method=method), leaves(data), fast_mode=True)
