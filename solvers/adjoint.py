@@ -38,7 +38,7 @@ from torch import Tensor
 from .closed_form import is_separable, solve_separable_kkt
 from .forward import OnFailure, Options, Values, factorised, flatten, flatten_batch, solve_values
 from .kernels import kernels_for
-from .linalg import outer_sum
+from .outer import outer_sum
 from .program import Bounds, Phi, Program, Quadratic, is_diagonal
 from .screen import symmetry_defect
 from .solution import Solution, SolverError, Status, failure_message
@@ -78,7 +78,9 @@ class SolveRule:
             program = program._replace(Q=0.5 * (program.Q + program.Q.mT))
         values = solve_values(self.phi, self.bounds, self.options, program, warm)
         bad = values.status != Status.OPTIMAL
-        if self.options.on_failure == "raise" and bad.any():
+        if not bad.any():
+            return tuple(values)
+        if self.options.on_failure == "raise":
             raise SolverError(failure_message(values.status), self._solution(program, values))
         if self.options.on_failure == "nan":
             x, nu, lam = (t.masked_fill(bad.unsqueeze(-1), torch.nan) for t in values[:3])
@@ -110,28 +112,38 @@ class AdjointRule:
         return Quadratic()
 
     def forward(self, program: Program, *extra: Tensor) -> tuple[Tensor, ...]:
-        batch = program.p.shape[:-1]
+        batch, sizes = program.p.shape[:-1], [t.shape[-1] for t in (program.p, program.b, program.d)]
         status, degenerate, w, U = (flatten_batch(t, batch) for t in extra)
-        solved = status == Status.OPTIMAL
-        self._refuse(self.order > 1, (degenerate & solved).reshape(batch), "derivatives of second order do not exist")
         program = flatten(program)
+        c, error = self._directly(program, w, U)
+        regular = (status == Status.OPTIMAL) & ~degenerate & (error <= EXACT)
+        if not regular.all():
+            c = self._with_care(program, batch, status == Status.OPTIMAL, degenerate, w, c, error)
+        c_x, c_nu, c_J = (c if len(batch) == 1 else c.reshape(*batch, -1)).split_with_sizes(sizes, -1)
+        return c_x, c_nu, c_J
+
+    def _with_care(
+        self,
+        program: Program,
+        batch: torch.Size,
+        solved: Tensor,
+        degenerate: Tensor,
+        w: Tensor,
+        c: Tensor,
+        error: Tensor,
+    ) -> Tensor:
+        """c where instances failed, are degenerate, or have cotangents that are not finite."""
+        self._refuse(self.order > 1, (degenerate & solved).reshape(batch), "derivatives of second order do not exist")
         finite = torch.isfinite(program.p.sum(-1) + program.b.sum(-1) + program.d.sum(-1))
         good = solved & finite
-        program = program if good.all() else _without(program, ~good)
-        c, error = self._directly(program, w, U)
-        hard = good & (degenerate | ~(error <= EXACT))
-        if hard.any():
-            index = hard.nonzero().squeeze(-1)
-            c_hard, error_hard = self._carefully(Program(*(t[index] for t in program)), w[index], degenerate[index])
-            c, error = c.index_copy(0, index, c_hard), error.index_copy(0, index, error_hard)
+        hard = (good & (degenerate | ~(error <= EXACT))).nonzero().squeeze(-1)
+        if len(hard):
+            c_hard, error_hard = self._regularised(Program(*(t[hard] for t in program)), w[hard], degenerate[hard])
+            c, error = c.index_copy(0, hard, c_hard), error.index_copy(0, hard, error_hard)
         inaccurate = good & ~(error <= ADJOINT_ACCURACY)
         self._refuse(self.on_failure == "raise", inaccurate.reshape(batch), "the adjoint system could not be solved")
-        failed = ~solved | inaccurate
-        if failed.any() or not finite.all():
-            c = c.masked_fill(failed.unsqueeze(-1), torch.nan if self.on_failure == "nan" else 0.0)
-            c = c.masked_fill((solved & ~finite).unsqueeze(-1), torch.nan)
-        c_x, c_nu, c_J = c.reshape(*batch, -1).split([t.shape[-1] for t in (program.p, program.b, program.d)], -1)
-        return c_x, c_nu, c_J
+        c = c.masked_fill((~solved | inaccurate).unsqueeze(-1), torch.nan if self.on_failure == "nan" else 0.0)
+        return c.masked_fill((solved & ~finite).unsqueeze(-1), torch.nan)
 
     def _directly(self, program: Program, w: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
         """(c, relative residual) by elimination; the residual is inf where that does not apply."""
@@ -143,7 +155,7 @@ class AdjointRule:
         unsolved = torch.full_like(program.p[:, 0], torch.inf)
         return torch.cat((program.p, program.b, program.d), -1).zero_(), unsolved
 
-    def _carefully(self, program: Program, w: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor]:
+    def _regularised(self, program: Program, w: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor]:
         """(c, relative residual) by the regularised operator; the minimum-norm solution at degenerate instances."""
         kkt = factorised(self.kind, program.Q, program, self.bounds, w)
         r = torch.cat((-program.p, program.b, program.d), -1)
@@ -166,13 +178,6 @@ class AdjointRule:
         return extra
 
 
-def _without(program: Program, dropped: Tensor) -> Program:
-    """The right-hand sides of the dropped instances made zero."""
-    H, g, A, b, G, d = program
-    g, b, d = (t.masked_fill(dropped.unsqueeze(-1), 0.0) for t in (g, b, d))
-    return Program(H, g, A, b, G, d)
-
-
 class Implicit(torch.autograd.Function):
     """(rule, Q, p, A, b, G, d, *extra) -> (x, nu, lam, *further), with the backward pass (3), (4)."""
 
@@ -185,12 +190,16 @@ class Implicit(torch.autograd.Function):
         rule, Q, _, A, _, G, _, *extra = inputs
         ctx.rule, ctx.spare = rule, len(extra)
         ctx.mark_non_differentiable(*output[3:])
+        ctx.set_materialize_grads(False)  # of what has no gradient, some is large
         ctx.save_for_backward(Q, A, G, *output[:3], *rule.operator(tuple(extra), output))
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         Q, A, G, x, nu, lam, *operator = ctx.saved_tensors
-        x_bar, nu_bar, lam_bar = cotangents[:3]
+        x_bar, nu_bar, lam_bar = (
+            torch.zeros_like(t) if t_bar is None else t_bar
+            for t, t_bar in zip((x, nu, lam), cotangents[:3], strict=True)
+        )
         H = ctx.rule.phi.hessian(Q, x)
         c_x, c_nu, c_lam = Implicit.apply(ctx.rule.adjoint(), H, x_bar, A, -nu_bar, G, -lam_bar, *operator)
         _, wants_Q, _, wants_A, _, wants_G, *_ = ctx.needs_input_grad

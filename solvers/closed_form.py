@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .certificate import residuals
 from .kernels import kernels_for
 from .linalg import dot, largest
-from .program import Bounds, Program, is_diagonal
+from .program import Bounds, Program, Quadratic, is_diagonal
 
 WEAK = 1e-6
 MAX_ITER = 100
@@ -52,7 +53,7 @@ def is_separable(Q: Tensor, p: Tensor, A: Tensor, G: Tensor) -> bool:
 
 
 def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
-    """x, nu, lam, w, iterations, degenerate and whether it is `done`; its worth is for the certificate to tell."""
+    """x, nu, lam, w, iterations, degenerate, the residuals of its certificate and whether it is `done`."""
     if kernels := kernels_for(program.p):
         return kernels.solve_separable(program, bounds)
     data = Separable.of(program, bounds)
@@ -71,10 +72,13 @@ def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
     held_lower = torch.where(free, near_lower, lam_upper == 0)
     held_upper = torch.where(free, near_upper, lam_upper > 0)
     held = torch.cat([held_lower] * bounds.lower + [held_upper] * bounds.upper + [held_lower[:, :0]], -1)
+    nu = nu.unsqueeze(-1)[:, : program.A.shape[-2]]
+    lam = torch.cat([lam_lower] * bounds.lower + [lam_upper] * bounds.upper + [lam_lower[:, :0]], -1)
     return {
         "x": x,
-        "nu": nu.unsqueeze(-1)[:, : program.A.shape[-2]],
-        "lam": torch.cat([lam_lower] * bounds.lower + [lam_upper] * bounds.upper + [lam_lower[:, :0]], -1),
+        "nu": nu,
+        "lam": lam,
+        "residuals": torch.stack(residuals(Quadratic(), program, bounds, x, nu, lam), -1),
         "w": torch.full_like(held, torch.inf, dtype=x.dtype).masked_fill(held, 0.0),
         "iterations": iterations.long(),
         "done": ((q > 0) & (lower <= upper)).all(-1),

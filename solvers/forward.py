@@ -110,20 +110,19 @@ def _by_active_set(
 ) -> tuple[Values, Tensor]:
     sides = active_sides(bounds, program, warm) if warm else None
     found = _kernels(program).solve_active_set(program, bounds, sides)
-    values, done = _certified(options, found, _certificate(program, bounds, found))
-    return values._replace(U=found["U"].expand(len(done), *program.Q.shape[1:])), done
+    return _certified(options, found, found["U"].expand(len(program.p), *program.Q.shape[1:]))
 
 
 def _by_closed_form(
     bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]
 ) -> tuple[Values, Tensor]:
-    found = solve_separable(program, bounds)
-    return _certified(options, found, _certificate(program, bounds, found))
+    return _certified(options, solve_separable(program, bounds), program.p[:, :0])
 
 
 def _by_bundle(bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> tuple[Values, Tensor]:
     lam = warm[2] if warm else None
-    return _certified(options, *_kernels(program).solve_bundle(program, options.tol, options.max_iter, lam))
+    found = _kernels(program).solve_bundle(program, options.tol, options.max_iter, lam)
+    return _certified(options, found, program.p[:, :0])
 
 
 FAST = {"active_set": _by_active_set, "closed_form": _by_closed_form, "bundle": _by_bundle}
@@ -136,17 +135,9 @@ def _kernels(program: Program) -> ModuleType:
     return kernels
 
 
-def _certificate(program: Program, bounds: Bounds, found: dict[str, Tensor]) -> Tensor:
-    """The five residuals of quadratic programs, (batch, 5)."""
-    x, nu, lam = found["x"], found["nu"], found["lam"]
-    if kernels := kernels_for(x):
-        return kernels.certify(program, bounds, x, nu, lam)
-    return torch.stack(residuals(Quadratic(), program, bounds, x, nu, lam), -1)
-
-
-def _certified(options: Options, found: dict[str, Tensor], certificate: Tensor) -> tuple[Values, Tensor]:
+def _certified(options: Options, found: dict[str, Tensor], U: Tensor) -> tuple[Values, Tensor]:
     """The values of what a direct method found, and for which instances they are a solution."""
-    x, nu, lam, iterations = found["x"], found["nu"], found["lam"], found["iterations"]
+    x, nu, lam, iterations, certificate = (found[name] for name in ("x", "nu", "lam", "iterations", "residuals"))
     size = x.shape[-1] + nu.shape[-1] + lam.shape[-1]
     values = Values(
         x,
@@ -158,7 +149,7 @@ def _certified(options: Options, found: dict[str, Tensor], certificate: Tensor) 
         degenerate=found["degenerate"],
         ray=x.new_zeros(len(x), size),
         w=found["w"],
-        U=x.new_empty(len(x), 0),
+        U=U,
         method=torch.full_like(iterations, METHODS.index(options.method)),
     )
     return values, found["done"] & (certificate.amax(-1) <= options.tol)

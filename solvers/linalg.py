@@ -20,15 +20,6 @@ def outer(x: Float[Tensor, "*#batch m"], y: Float[Tensor, "*#batch n"]) -> Float
     return x.unsqueeze(-1) * y.unsqueeze(-2)
 
 
-def outer_sum(u: Tensor, x: Tensor, v: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """u x' + v y', summed further over the batch dimensions in which `shape` has one."""
-    if shape[:-2].numel() == 1 and u.dim() > 1:
-        u, x, v, y = (t.flatten(0, -2) for t in (u, x, v, y))
-        return (torch.cat((u, v)).mT @ torch.cat((x, y))).reshape(shape)
-    products = torch.addcmul(u.unsqueeze(-1) * x.unsqueeze(-2), v.unsqueeze(-1), y.unsqueeze(-2))
-    return products.sum_to_size(shape)
-
-
 def dot(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch"]:
     """x'y."""
     return (x * y).sum(-1)

@@ -245,12 +245,14 @@ def entropy_dual(program: Program) -> tuple[Phi, Program, Bounds]:
 
 
 def _expand(t: Tensor, batch: torch.Size, core: int) -> Tensor:
-    return t.double().expand(*batch, *t.shape[t.dim() - core :])
+    own = t.shape[: t.dim() - core]
+    return t.double() if own == batch else t.double().expand(*batch, *t.shape[t.dim() - core :])
 
 
 def _align(t: Tensor, batch: torch.Size, core: int) -> Tensor:
     """Batch dimensions of one in place of those that t lacks: a matrix that all share stays one."""
-    return t.double().reshape((1,) * (len(batch) + core - t.dim()) + t.shape)
+    missing = len(batch) + core - t.dim()
+    return t.double().reshape((1,) * missing + t.shape) if missing else t.double()
 
 
 def _as_vector(bound: Bound, p: Tensor) -> Tensor | None:

@@ -73,8 +73,7 @@ def symmetry_defect(Q: Tensor, p: Tensor) -> float:
     if is_diagonal(Q, p) or not Q.numel():
         return 0.0
     if kernels := kernels_for(Q):
-        difference, size = kernels.asymmetry(Q.reshape(-1, *Q.shape[-2:])).unbind(-1)
-        return float((difference / size.clamp_min(torch.finfo(Q.dtype).tiny)).nan_to_num(0.0).max())
+        return kernels.asymmetry(Q.reshape(-1, *Q.shape[-2:]))
     distinct = Q[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in Q.stride()[:-2])]
     size = largest(distinct.flatten(-2)).clamp_min(torch.finfo(Q.dtype).tiny)
     return float((largest((distinct - distinct.mT).flatten(-2)) / size).nan_to_num(0.0).max())

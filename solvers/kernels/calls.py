@@ -5,17 +5,17 @@ import torch
 from torch import Tensor
 
 from ..program import Bounds, Program
-from . import active_set, adjoint, bundle, certificate, separable
+from . import active_set, adjoint, bundle, certificate, outer, separable
 from .instance import Arrays
 from .threads import array, over_batch
 
 
 def solve_active_set(program: Program, bounds: Bounds, sides: Tensor | None) -> dict[str, Tensor]:
-    """The fields of `active_set.Found` and `done`, by the dual active-set method.
+    """The fields of `active_set.Found` and the residuals, by the dual active-set method.
 
     sides: (batch, m + n) int8, the active side of rows to start with (1 upper, -1 lower, 0 none).
     """
-    arrays = _arrays(program)
+    arrays = arrays_of(program)
     batch, n = arrays.p.shape
     rows, constraints = arrays.d.shape[1], arrays.A.shape[1] + arrays.G.shape[1]
     work = n * n * (n / 3 + constraints) if arrays.Q.ndim == 3 else n * constraints**2
@@ -34,12 +34,12 @@ def solve_active_set(program: Program, bounds: Bounds, sides: Tensor | None) -> 
     )
     warm = np.zeros((batch, 0), np.int8) if sides is None else array(sides)
     over_batch(active_set.solve_range, batch, 2 * work + 500, arrays, bounds, warm, found)
-    return {name: torch.from_numpy(value) for name, value in found._asdict().items()}
+    return _with_certificate(arrays, bounds, found._asdict())
 
 
 def solve_active_kkt(program: Program, bounds: Bounds, U: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """(c, relative residual): the KKT system with the rows w = 0 as equalities, right-hand side as in `adjoint`."""
-    arrays = _arrays(program)
+    arrays = arrays_of(program)
     batch, n = arrays.p.shape
     c = np.empty((batch, n + arrays.b.shape[1] + arrays.d.shape[1]))
     error = np.empty(batch)
@@ -50,7 +50,7 @@ def solve_active_kkt(program: Program, bounds: Bounds, U: Tensor, w: Tensor) -> 
 
 def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
     """`closed_form.solve_separable`."""
-    arrays = _arrays(program)
+    arrays = arrays_of(program)
     batch, n = arrays.p.shape
     found = separable.Found(
         x=np.empty((batch, n)),
@@ -62,30 +62,34 @@ def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
         degenerate=np.zeros(batch, np.bool_),
     )
     over_batch(separable.solve_range, batch, 50 * n, arrays, bounds, found)
-    return {name: torch.from_numpy(value) for name, value in found._asdict().items()}
+    return _with_certificate(arrays, bounds, found._asdict())
 
 
 def solve_separable_kkt(program: Program, bounds: Bounds, w: Tensor) -> tuple[Tensor, Tensor]:
     """`closed_form.solve_separable_kkt`."""
-    arrays = _arrays(program)
+    arrays = arrays_of(program)
     batch, n = arrays.p.shape
     c, error = np.empty((batch, n + arrays.b.shape[1] + arrays.d.shape[1])), np.empty(batch)
     over_batch(separable.solve_kkt_range, batch, 10 * n, arrays, bounds, array(w), c, error)
     return torch.from_numpy(c), torch.from_numpy(error)
 
 
-def certify(program: Program, bounds: Bounds, x: Tensor, nu: Tensor, lam: Tensor) -> Tensor:
+def _with_certificate(arrays: Arrays, bounds: Bounds, found: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """What was found as tensors, with the five residuals, (batch, 5)."""
+    found["residuals"] = certify(arrays, bounds, found["x"], found["nu"], found["lam"])
+    return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+def certify(arrays: Arrays, bounds: Bounds, x: np.ndarray, nu: np.ndarray, lam: np.ndarray) -> np.ndarray:
     """The five residuals of the certificate, (batch, 5)."""
-    arrays = _arrays(program)
-    found = np.empty((len(arrays.p), 5))
+    residuals = np.empty((len(arrays.p), 5))
     work = 2 * arrays.p.shape[1] * (arrays.Q.shape[1] + arrays.A.shape[1] + arrays.G.shape[1])
-    points = (array(t) for t in (x, nu, lam))
-    over_batch(certificate.certify_range, len(arrays.p), work, arrays, bounds, *points, found)
-    return torch.from_numpy(found)
+    over_batch(certificate.certify_range, len(arrays.p), work, arrays, bounds, x, nu, lam, residuals)
+    return residuals
 
 
-def solve_bundle(program: Program, tol: float, max_iter: int, lam: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-    """The fields of a solution of entropy bundles, and their certificate; lam to start from."""
+def solve_bundle(program: Program, tol: float, max_iter: int, lam: Tensor | None) -> dict[str, Tensor]:
+    """The same for entropy bundles; lam to start from."""
     rows = program.G.contiguous()
     n = rows.shape[2] - 1
     dual = bundle.entropy_dual(rows, -program.d, tol, max_iter, lam, n)
@@ -101,15 +105,26 @@ def solve_bundle(program: Program, tol: float, max_iter: int, lam: Tensor | None
         "iterations": dual.iterations,
         "done": torch.ones_like(dual.done),
         "degenerate": dual.weak.any(-1) | dual.singular,
-    }, torch.from_numpy(certified)
+        "residuals": torch.from_numpy(certified),
+    }
 
 
-def asymmetry(Q: Tensor) -> Tensor:
-    """max |Q - Q'| and max |Q| of every instance, (batch or 1, 2)."""
+def outer_sum(u: Tensor, x: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    """u x' + v y' for vectors with any batch dimensions, all the same."""
+    out = u.new_empty(*u.shape, x.shape[-1])
+    batch = u.shape[:-1].numel()
+    flat = (array(t).reshape(batch, -1) for t in (u, x, v, y))
+    entries = out.numpy().reshape(batch, *out.shape[-2:])
+    over_batch(outer.outer_sum_range, batch, 4 * u.shape[-1] * x.shape[-1], *flat, entries)
+    return out
+
+
+def asymmetry(Q: Tensor) -> float:
+    """max |Q - Q'| relative to max |Q| of the instance; ignores nan."""
     given = array(distinct(Q))
-    found = np.empty((len(given), 2))
+    found = np.empty(len(given))
     over_batch(certificate.asymmetry_range, len(given), given.shape[1] ** 2, given, found)
-    return torch.from_numpy(found)
+    return float(found.max(initial=0.0))
 
 
 def distinct(t: Tensor) -> Tensor:
@@ -117,6 +132,7 @@ def distinct(t: Tensor) -> Tensor:
     return t[:1] if t.stride(0) == 0 else t
 
 
-def _arrays(program: Program) -> Arrays:
+def arrays_of(program: Program) -> Arrays:
+    """The program for the kernels."""
     Q, p, A, b, G, d = program
     return Arrays(*map(array, (distinct(Q), p, distinct(A), b, distinct(G), d)))

@@ -1,6 +1,6 @@
 """The certificate of `solvers.certificate` for a quadratic program, compiled; it shares nothing with the solvers."""
 
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def certify_bundle_range(start, stop, rows, d, x, lam, found):
 
 @compiled
 def asymmetry_range(start, stop, Q, found):
-    """max |Q - Q'| and max |Q| of the instances start <= i < stop, in blocks that stay in the cache; ignores nan."""
+    """max |Q - Q'| / max |Q| of the instances start <= i < stop, in blocks that stay in the cache; ignores nan."""
     n, block = Q.shape[1], 16
     for i in range(start, stop):
         difference = most = 0.0
@@ -132,4 +132,4 @@ def asymmetry_range(start, stop, Q, found):
                     for l in range(second, min(second + block, n)):
                         difference = max(difference, abs(Q[i, j, l] - Q[i, l, j]))
                         most = max(most, max(abs(Q[i, j, l]), abs(Q[i, l, j])))
-        found[i, 0], found[i, 1] = difference, most
+        found[i] = difference / most if 0 < difference < inf else 0.0

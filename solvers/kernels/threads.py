@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 WORTH_A_THREAD = 2e5  # floating point operations below which handing work over costs more than it saves
+SLICES = 4  # for each thread: the instances differ in how long they take
 
 
 def over_batch(kernel: Callable[..., None], batch: int, cost: float, *arguments: Any) -> None:
@@ -25,18 +25,22 @@ def over_batch(kernel: Callable[..., None], batch: int, cost: float, *arguments:
     if threads == 1:
         kernel(0, batch, *arguments)
         return
-    edges = np.linspace(0, batch, min(4 * threads, batch) + 1).astype(int).tolist()
-    slices = list(pairwise(edges))
-    pool = _pool(threads, os.getpid())
-    futures = [pool.submit(kernel, start, stop, *arguments) for start, stop in slices]
+    edges = [batch * i // (SLICES * threads) for i in range(SLICES * threads + 1)]
+
+    def share(thread: int) -> None:
+        for i in range(thread, SLICES * threads, threads):
+            kernel(edges[i], edges[i + 1], *arguments)
+
+    futures = [_pool(threads, os.getpid()).submit(share, thread) for thread in range(1, threads)]
+    share(0)
     for future in futures:
         future.result()
 
 
 @lru_cache(maxsize=8)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """One pool per process: threads do not survive a fork."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="icnn")
+    """One pool per process: threads do not survive a fork. The caller is the first thread."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="icnn")
 
 
 def array(t: Tensor) -> np.ndarray:
