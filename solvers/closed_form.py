@@ -19,7 +19,7 @@ from .kernels import kernels_for
 from .linalg import dot, largest
 from .program import Bounds, Program, Quadratic, is_diagonal
 
-WEAK = 1e-6
+WEAK = 1e-9  # slack or multiplier, in the units of its variable, that counts as zero
 MAX_ITER = 100
 
 
@@ -64,8 +64,9 @@ def solve_separable(program: Program, bounds: Bounds) -> dict[str, Tensor]:
     lam_lower = slope.clamp_min(0.0) * (x <= lower)
     lam_upper = (-slope).clamp_min(0.0) * (x >= upper)
     column = q.rsqrt()
-    reach = WEAK * (1 + largest(x / column)).unsqueeze(-1) * column
-    force = WEAK * ((largest(p * column).clamp_min(1.0)) + largest(slope * column)).unsqueeze(-1) / column
+    cost = largest(p * column)
+    reach = WEAK * (largest(x / column) + WEAK * cost).unsqueeze(-1) * column
+    force = WEAK * (cost + largest(slope * column)).unsqueeze(-1) / column
     near_lower, near_upper = x - lower <= reach, upper - x <= reach
     free = lower < upper
     weak = (near_lower & (lam_lower <= force) | near_upper & (lam_upper <= force)) & free

@@ -22,6 +22,7 @@ from .solution import METHODS, Method, Status
 
 OnFailure = Literal["raise", "nan", "zero"]
 CACHE = 2**19
+DIAGNOSED = 5000  # variables: a ray is found with dense matrices of this size
 OPERATORS: dict[str, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual": DualKKT}
 
 
@@ -252,7 +253,7 @@ def _diagnose(
 ) -> tuple[Tensor, Tensor]:
     exhausted = iterations[failed] >= options.max_iter
     verdict = torch.where(exhausted, int(Status.MAX_ITERATIONS), int(Status.NUMERICAL))
-    if isinstance(phi, Quadratic):
+    if isinstance(phi, Quadratic) and program.p.shape[-1] <= DIAGNOSED:
         part = Program(*(t[failed] for t in program))
         units = measure_units(part.Q, part, bounds)
         infeasible, nu, lam = farkas_ray(part, bounds, units)

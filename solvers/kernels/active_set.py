@@ -38,7 +38,7 @@ from .instance import Array, instance
 PIVOT = 1e-12  # of its diagonal entry: below it Q counts as singular
 DEPENDENT = 1e-11  # of its squared length: the least that a row must add to the span of W
 VIOLATION = 1e-11  # of the terms of a row: below it the row holds
-WEAK = 1e-6  # slack or multiplier, in natural units, that counts as zero
+WEAK = 1e-9  # slack or multiplier, in natural units, that counts as zero
 REFINEMENTS = 3
 ROUNDING = 1e-14
 UPPER, LOWER, EQUAL, OUTSIDE = 1, -1, 0, 2
@@ -114,7 +114,7 @@ def solve_range(start, stop, program, bounds, warm, found):
             k, found.iterations[i] = search(one, U, work, warm[i])
         if k >= 0:
             refine(one, U, work, k)
-            found.degenerate[i] = record(one, bounds, U, work, k, found.x[i], found.nu[i], found.lam[i], found.w[i])
+            found.degenerate[i] = record(one, bounds, work, k, found.x[i], found.nu[i], found.lam[i], found.w[i])
             found.done[i] = True
 
 
@@ -444,14 +444,14 @@ def refine(one, U, work, k):
 
 
 @inlined
-def record(one, bounds, U, work, k, x, nu, lam, w):
+def record(one, bounds, work, k, x, nu, lam, w):
     """Write the solution; whether a row is weakly active: slack and multiplier both vanish. It is then held.
 
-    A slack is measured in units of |m|, a multiplier in those of 1/|m|, both against the larger of |t| and |v|.
+    A slack is measured in units of |m| and against |t|, a multiplier in units of 1/|m| and against |t| and |v|.
     """
     n, q, m = len(one.p), len(one.b), len(one.G)
-    scale = sqrt(max(dot(work.t, work.t, n), dot(work.v, work.v, n)))
-    little = WEAK * scale
+    of_t, of_v = sqrt(dot(work.t, work.t, n)), sqrt(dot(work.v, work.v, n))
+    little_slack, little_force = WEAK * (of_t + WEAK * of_v), WEAK * max(of_t, of_v)
     x[:] = work.x
     lam[:] = 0.0
     w[:] = inf
@@ -468,13 +468,13 @@ def record(one, bounds, U, work, k, x, nu, lam, w):
             place += n * bounds.lower if upward else 0
             y = y if upward else -y
         lam[place], w[place] = y, 0.0
-        degenerate |= side != EQUAL and y * sqrt(dot(work.Y[i], work.Y[i], n)) <= little
+        degenerate |= side != EQUAL and y * sqrt(dot(work.Y[i], work.Y[i], n)) <= little_force
     for j in range(m):
-        if w[j] != 0 and one.d[j] + work.value[q + j] <= little * work.length[q + j]:
+        if w[j] != 0 and one.d[j] + work.value[q + j] <= little_slack * work.length[q + j]:
             w[j] = 0.0
             degenerate = True
     for j in range(len(work.lower)):
-        unit = little / sqrt(diagonal(one.Q, j))
+        unit = little_slack / sqrt(diagonal(one.Q, j))
         if work.lower[j] == work.upper[j]:
             continue
         if bounds.lower and w[m + j] != 0 and x[j] - work.lower[j] <= unit:

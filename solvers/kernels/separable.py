@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .compiled import compiled, inlined
 from .instance import Array, instance
 
-WEAK = 1e-6
+WEAK = 1e-9
 MAX_ITER = 100
 
 
@@ -87,14 +87,14 @@ def multiplier(one, lower, upper):
 def record(one, bounds, lower, upper, pull, x, lam, w):
     """Write the solution; whether a bound is weakly active: it is then held."""
     n, Q, p = len(one.p), one.Q, one.p
-    reach, most, cost = 1.0, 0.0, 1.0
+    reach, most, cost = 0.0, 0.0, 0.0
     for j in range(n):
         x[j] = min(max(-(p[j] + pull[j]) / Q[j], lower[j]), upper[j])
         root = sqrt(Q[j])
-        reach = max(reach, 1.0 + abs(x[j]) * root)
+        reach = max(reach, abs(x[j]) * root)
         cost = max(cost, abs(p[j]) / root)
         most = max(most, abs(Q[j] * x[j] + p[j] + pull[j]) / root)
-    little_slack, little_force = WEAK * reach, WEAK * (cost + most)
+    little_slack, little_force = WEAK * (reach + WEAK * cost), WEAK * (cost + most)
     degenerate = False
     for j in range(n):
         root, slope = sqrt(Q[j]), Q[j] * x[j] + p[j] + pull[j]

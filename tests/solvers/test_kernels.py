@@ -224,3 +224,11 @@ def test_finite_differences_through_a_fixed_variable() -> None:
     step = 1e-6
     difference = (losses(at.detach() + step) - losses(at.detach() - step)) / (2 * step)
     torch.testing.assert_close(slope[0], difference, rtol=1e-6, atol=1e-8)
+
+
+def test_a_large_cost_elsewhere_does_not_make_a_slack_weak() -> None:
+    """Only x_0 sees the cost of 1e8; the second bound is missed by 1e-3, which is no rounding."""
+    p = torch.tensor([-1e8, -0.999], dtype=torch.float64)
+    solution = icnn.solve(icnn.QP(torch.eye(2, dtype=torch.float64), p, upper=1.0), method="active_set")
+    assert not solution.degenerate
+    torch.testing.assert_close(solution.x, torch.tensor([1.0, 0.999], dtype=torch.float64), rtol=0, atol=1e-12)
