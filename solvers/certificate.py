@@ -9,20 +9,26 @@ from torch import Tensor
 
 from .linalg import dot, largest, mv, tmv
 from .problem import ConvexProblem
-from .program import Bounds, Phi, Program, rows_mv, rows_tmv
+from .program import Bounds, Phi, Program, Quadratic, rows_mv, rows_tmv
 from .solution import Residuals, Solution
+
+FLOOR = 1e-5
 
 
 def certificate(problem: ConvexProblem, solution: Solution) -> Residuals:
     """The five residuals of a solution, each (*batch,) and zero at an exact one.
 
-    With X = 1 + max |x| and C = the largest entry of p, grad phi(x), A'nu and J'lam (1 if p = 0 and all vanish):
+    With X = 1 + max |x|, C = the largest entry of p, grad phi(x), A'nu and J'lam (1 if p = 0 and all vanish) and |A_i|
+    the largest entry of a row:
 
-        stationarity     max |grad phi(x) + p + A'nu + J'lam| / C
-        primal           max |A x - b|_i / (|A_i| X),  max (J x - d)_i^+ / (|J_i| X),   |.| the largest entry
+        stationarity     |grad phi(x) + p + A'nu + J'lam|_j / max(|p|, |grad phi(x)|, |A'nu|, |J'lam|, 1e-5 C)_j
+        primal           |A x - b|_i / max(|A x|, |b|, 1e-5 |A_i| X)_i,  and so (J x - d)^+
         sign             max lam_i^- |J_i| / C
         complementarity  max |lam_i s_i| / (C X)
         gap              |sum lam_i s_i| / max(C, |phi(x)|, |p'x|)
+
+    The first two are the largest over j and i: every condition is held against its own terms, so that no one of
+    them hides in the unit of another.
 
     For `EntropyBundle` stationarity in y is |y - sigmoid(-G'lam)|: the gradient of the entropy is too steep
     near the faces of the box to be compared.
@@ -39,18 +45,22 @@ def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor,
     pull_A, pull_J = tmv(A, nu), rows_tmv(G, bounds, lam)
     dual = p + pull_A + pull_J
     gradient = phi.gradient(Q, x)
-    terms = (p, gradient.nan_to_num(0.0, 0.0, 0.0), pull_A, pull_J)
-    cost = torch.stack([largest(term) for term in terms]).amax(0)
+    terms = torch.stack((p, gradient.nan_to_num(0.0, 0.0, 0.0), pull_A, pull_J)).abs().amax(0)
+    cost = largest(terms)
     cost = torch.where(largest(p) > 0, cost, cost.clamp_min(1.0))
     size = 1 + largest(x)
-    slack = d - rows_mv(G, bounds, x)
+    held, pushed = mv(A, x), rows_mv(G, bounds, x)
+    slack = d - pushed
     row_A, row_J = _row_size(A), torch.cat((_row_size(G), torch.ones_like(d[..., G.shape[-2] :])), -1)
-    violation = torch.cat(((mv(A, x) - b).abs() / row_A, slack.clamp_max(0.0) / row_J), -1)
+    violation = torch.cat(((held - b).abs(), slack.clamp_max(0.0)), -1)
+    sides = torch.cat((held.abs().maximum(b.abs()), pushed.abs().maximum(d.abs().nan_to_num(torch.nan, 0.0))), -1)
+    rows = sides.maximum(FLOOR * torch.cat((row_A, row_J), -1) * size.unsqueeze(-1))
+    columns = terms.maximum(FLOOR * cost.unsqueeze(-1)) if isinstance(phi, Quadratic) else cost.unsqueeze(-1)
     products = torch.where(lam == 0, torch.zeros_like(lam), lam * slack)
     value = phi.value(Q, x).abs().maximum(dot(p, x).abs()).maximum(cost)
     return Residuals(
-        stationarity=largest(phi.stationarity(x, gradient, dual)) / cost,
-        primal=largest(violation) / size,
+        stationarity=largest(phi.stationarity(x, gradient, dual) / columns),
+        primal=largest(violation / rows),
         sign=largest(lam.clamp_max(0.0) * row_J) / cost,
         complementarity=largest(products) / (cost * size),
         gap=products.sum(-1).abs() / value,

@@ -16,6 +16,7 @@ CSR = Any  # sparse.csr_array: the annotations of scipy do not tell its formats 
 SWEEPS = 3
 PRIMAL_REGULARISATION = 1e-10
 DUAL_REGULARISATION = 1e-8
+FLOOR = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +134,18 @@ def certificate(program: Instance, x: Vector, nu: Vector, lam: Vector) -> Vector
     row_A, row_J = program.row_sizes
     products = np.multiply(lam, slack, out=np.zeros_like(lam), where=lam != 0)
     value = max(0.5 * abs(x @ gradient), abs(x @ program.p), cost)
-    violation = max(largest((program.A @ x - program.b) / row_A), largest(np.minimum(slack, 0) / row_J))
+    held, pushed = program.A @ x, program.push(x)
+    own = np.abs((gradient, program.p, pull_A, pull_J)).max(0)
+    own_A = np.abs((held, program.b)).max(0)
+    own_J = np.abs((pushed, np.where(np.isinf(program.d), 0.0, program.d))).max(0)
+    violation = max(
+        largest((held - program.b) / np.maximum(own_A, FLOOR * row_A * size)),
+        largest(np.minimum(slack, 0) / np.maximum(own_J, FLOOR * row_J * size)),
+    )
     return np.array(
         (
-            largest(gradient + program.p + pull_A + pull_J) / cost,
-            violation / size,
+            largest((gradient + program.p + pull_A + pull_J) / np.maximum(own, FLOOR * cost)),
+            violation,
             largest(np.minimum(lam, 0) * row_J) / cost,
             largest(products) / (cost * size),
             abs(products.sum()) / value,

@@ -6,71 +6,79 @@ import numpy as np
 
 from .compiled import compiled
 from .dense import row_times
+from .instance import instance
+
+FLOOR = 1e-5
 
 
 @compiled
 def certify_range(start, stop, program, bounds, x, nu, lam, found):
     """Write the five residuals of the instances start <= i < stop into found (batch, 5)."""
-    Q, p, A, b, G, d = program
-    n, q, m = p.shape[1], b.shape[1], G.shape[1]
-    lower, upper = m, m + n * bounds.lower
-    pull_A, pull_J = np.empty(n), np.empty(n)
+    n = program.p.shape[1]
+    pull_A, pull_J, left = np.empty(n), np.empty(n), np.empty(n)
     for i in range(start, stop):
-        Qi, Ai, Gi = Q[i * (len(Q) > 1)], A[i * (len(A) > 1)], G[i * (len(G) > 1)]
-        xi, di, lam_i = x[i], d[i], lam[i]
-        pull_A[:] = 0.0
-        pull_J[:] = 0.0
-        reach = 1.0
-        for j in range(n):
-            reach = larger(reach, 1.0 + abs(xi[j]))
-        primal = sign = product = total = 0.0
-        for r in range(q):
-            size, value = 0.0, -b[i, r]
-            for j in range(n):
-                value += Ai[r, j] * xi[j]
-                pull_A[j] += Ai[r, j] * nu[i, r]
-                size = max(size, abs(Ai[r, j]))
-            primal = larger(primal, abs(value) / unit(size))
-        for r in range(m):
-            size, slack = 0.0, di[r]
-            for j in range(n):
-                slack -= Gi[r, j] * xi[j]
-                pull_J[j] += Gi[r, j] * lam_i[r]
-                size = max(size, abs(Gi[r, j]))
-            size = unit(size)
-            primal, sign, product, total = row(slack, lam_i[r], size, primal, sign, product, total)
-        for j in range(n * bounds.lower):
-            pull_J[j] -= lam_i[lower + j]
-            slack = di[lower + j] + xi[j]
-            primal, sign, product, total = row(slack, lam_i[lower + j], 1.0, primal, sign, product, total)
-        for j in range(n * bounds.upper):
-            pull_J[j] += lam_i[upper + j]
-            slack = di[upper + j] - xi[j]
-            primal, sign, product, total = row(slack, lam_i[upper + j], 1.0, primal, sign, product, total)
-        linear = stationarity = curved = value = largest_p = terms = 0.0
-        for j in range(n):
-            gradient = row_times(Qi, j, xi, n)
-            stationarity = larger(stationarity, abs(gradient + p[i, j] + pull_A[j] + pull_J[j]))
-            largest_p = larger(largest_p, abs(p[i, j]))
-            terms = larger(larger(terms, abs(gradient)), larger(abs(pull_A[j]), abs(pull_J[j])))
-            curved += 0.5 * gradient * xi[j]
-            linear += p[i, j] * xi[j]
-        cost = larger(terms, largest_p)
-        if not largest_p > 0:
-            cost = larger(cost, 1.0)
-        value = larger(larger(abs(curved), abs(linear)), cost)
-        found[i, 0] = stationarity / cost
-        found[i, 1] = primal / reach
-        found[i, 2] = sign / cost
-        found[i, 3] = product / (cost * reach)
-        found[i, 4] = abs(total) / value
+        certify(instance(program, i), bounds, x[i], nu[i], lam[i], pull_A, pull_J, left, found[i])
 
 
 @compiled
-def row(slack, lam, size, primal, sign, product, total):
+def certify(one, bounds, x, nu, lam, pull_A, pull_J, left, found):
+    """The residuals of one instance; pull_A, pull_J and left are room for n numbers."""
+    Q, p, A, b, G, d = one
+    n, q, m = len(p), len(b), len(G)
+    pull_A[:] = 0.0
+    pull_J[:] = 0.0
+    reach = 1.0
+    for j in range(n):
+        reach = larger(reach, 1.0 + abs(x[j]))
+    primal = sign = product = total = 0.0
+    for r in range(q):
+        size, value = 0.0, 0.0
+        for j in range(n):
+            value += A[r, j] * x[j]
+            pull_A[j] += A[r, j] * nu[r]
+            size = max(size, abs(A[r, j]))
+        primal = larger(primal, abs(value - b[r]) / max(abs(value), abs(b[r]), FLOOR * unit(size) * reach))
+    for r in range(m):
+        size, value = 0.0, 0.0
+        for j in range(n):
+            value += G[r, j] * x[j]
+            pull_J[j] += G[r, j] * lam[r]
+            size = max(size, abs(G[r, j]))
+        primal, sign, product, total = row(value, d[r], lam[r], unit(size), reach, primal, sign, product, total)
+    for side in range(bounds.lower + bounds.upper):
+        direction = -1.0 if bounds.lower and side == 0 else 1.0
+        for j in range(n):
+            r = m + n * side + j
+            pull_J[j] += direction * lam[r]
+            primal, sign, product, total = row(direction * x[j], d[r], lam[r], 1.0, reach, primal, sign, product, total)
+    cost = largest_p = curved = linear = 0.0
+    for j in range(n):
+        gradient = row_times(Q, j, x, n)
+        largest_p = larger(largest_p, abs(p[j]))
+        curved += 0.5 * gradient * x[j]
+        linear += p[j] * x[j]
+        left[j] = gradient + p[j] + pull_A[j] + pull_J[j]
+        pull_A[j] = max(abs(gradient), abs(p[j]), abs(pull_A[j]), abs(pull_J[j]))
+        cost = larger(cost, pull_A[j])
+    if not largest_p > 0:
+        cost = larger(cost, 1.0)
+    stationarity = 0.0
+    for j in range(n):
+        stationarity = larger(stationarity, abs(left[j]) / max(pull_A[j], FLOOR * cost))
+    found[0] = stationarity
+    found[1] = primal
+    found[2] = sign / cost
+    found[3] = product / (cost * reach)
+    found[4] = abs(total) / larger(larger(abs(curved), abs(linear)), cost)
+
+
+@compiled
+def row(value, d, lam, size, reach, primal, sign, product, total):
     """One inequality, with the largest violation, wrong sign and product so far, and the sum of the products."""
+    slack = d - value
     term = lam * slack if lam != 0 else 0.0
-    violation = -slack / size if not slack > 0 else 0.0
+    side = 0.0 if abs(d) == inf else abs(d)
+    violation = -slack / max(abs(value), side, FLOOR * size * reach) if not slack > 0 else 0.0
     wrong = -lam * size if not lam > 0 else 0.0
     return larger(primal, violation), larger(sign, wrong), larger(product, abs(term)), total + term
 
@@ -95,14 +103,16 @@ def certify_bundle_range(start, stop, rows, d, x, lam, found):
     for i in range(start, stop):
         t, pull[:] = x[i, n], 0.0
         reach, primal, sign, product, total, weight = 1.0 + abs(t), 0.0, 0.0, 0.0, 0.0, 0.0
+        for j in range(n):
+            reach = larger(reach, 1.0 + abs(x[i, j]))
         for r in range(k):
-            size, slack = 1.0, d[i, r] + t
+            size, value = 1.0, -t
             for j in range(n):
-                slack -= rows[i, r, j] * x[i, j]
+                value += rows[i, r, j] * x[i, j]
                 pull[j] += rows[i, r, j] * lam[i, r]
                 size = max(size, abs(rows[i, r, j]))
             weight += lam[i, r]
-            primal, sign, product, total = row(slack, lam[i, r], size, primal, sign, product, total)
+            primal, sign, product, total = row(value, d[i, r], lam[i, r], size, reach, primal, sign, product, total)
         stationarity, cost, value = abs(1.0 - weight), max(1.0, abs(weight)), 0.0
         for j in range(n):
             y = x[i, j]
@@ -111,10 +121,9 @@ def certify_bundle_range(start, stop, rows, d, x, lam, found):
             cost = larger(cost, abs(pull[j]))
             if 0 < y < 1:
                 cost = larger(cost, abs(low - high))
-            reach = larger(reach, 1.0 + abs(y))
             stationarity = larger(stationarity, abs(y - 1.0 / (1.0 + exp(pull[j]))))
         found[i, 0] = stationarity / cost
-        found[i, 1] = primal / reach
+        found[i, 1] = primal
         found[i, 2] = sign / cost
         found[i, 3] = product / (cost * reach)
         found[i, 4] = abs(total) / larger(larger(abs(value), abs(t)), cost)
