@@ -21,6 +21,7 @@ from .program import Bounds, Program, Quadratic, is_diagonal, rows_mv, rows_tmv,
 REACH = 1e6
 MAX_ITER = 100
 TOL = 1e-9
+ROUNDING = 1e-10  # of its terms: the least that the value of a certificate must be
 
 
 def farkas_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,11 +43,13 @@ def farkas_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tensor, 
     at, lam_elastic = _run(elastic, bounds)
     lam_bounds = [part[:, :n] for part in lam_elastic[:, m:].split(n + q + m, -1)] if sum(bounds) else []
     nu, lam = at.nu, torch.cat([lam_elastic[:, :m], *lam_bounds], -1).clamp_min(0.0)
-    value = dot(b, nu) + dot(torch.where(torch.isfinite(d), d, torch.zeros_like(d)), lam)
+    finite = torch.where(torch.isfinite(d), d, torch.zeros_like(d))
+    value = dot(b, nu) + dot(finite, lam)
+    clear = -value > ROUNDING * (dot(b.abs(), nu.abs()) + dot(finite.abs(), lam))
     scale = (-value).clamp_min(torch.finfo(p.dtype).tiny).unsqueeze(-1)
     nu, lam = nu / scale, lam / scale
     leak = largest((tmv(A, nu) + rows_tmv(G, bounds, lam)) * units.column)
-    return (value < 0) & (leak * REACH < 1), nu, lam
+    return clear & (leak * REACH < 1), nu, lam
 
 
 def recession_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from .random_problems import Array, Data, Instance
 
 SOLVERS = ("highs", "daqp", "clarabel")
 FEASIBLE = 1e-9
+SECONDS = 5.0
 
 
 class Answer(NamedTuple):
@@ -57,5 +58,6 @@ def minimum(data: Data, solver: str) -> float:
     A, b = (convert(data.A), data.b) if len(data.b) else (None, None)
     problem = qpsolvers.Problem(convert(data.hessian), data.p, G, h, A, b, data.lower, data.upper)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # a solver that stopped short says so
-        x = qpsolvers.solve_problem(problem, solver).x
+        limit = {"time_limit": SECONDS} if solver == "highs" else {}  # its method for QPs may circle without end
+        x = qpsolvers.solve_problem(problem, solver, **limit).x
     return data.objective(x) if x is not None and data.violation(x) < FEASIBLE else math.nan
