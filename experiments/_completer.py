@@ -33,9 +33,15 @@ class Plain:
 
     def build(self, shape: Shape, coupling: bool) -> icnn.ConvexNetwork:
         """The energy f(x, y) of two halves of this shape; without coupling it is linear in y."""
-        paths = {"activation": self.activation, "x_activation": self.x_activation}
         return icnn.ConvPICNN(
-            shape, shape, self.convs, self.dense, **paths, positivity=self.positivity, coupling=coupling
+            shape,
+            shape,
+            self.convs,
+            self.dense,
+            activation=self.activation,
+            x_activation=self.x_activation,
+            positivity=self.positivity,
+            coupling=coupling,
         )
 
 

@@ -156,6 +156,7 @@ def _check(f: ConvexNetwork, regularizer: str, gradient: str, on_failure: str) -
         )
     if gradient == "implicit" and not (f.piecewise_linear or f.smooth):
         raise ValueError(
-            f"gradient='implicit' needs a piecewise linear or twice differentiable f; activation {f.activation.name!r} "
-            "is neither. Choose another activation or gradient='none'."
+            f"gradient='implicit' needs a piecewise linear or twice differentiable f; {type(f).__name__} with "
+            f"activation {f.activation.name!r}{'' if f.quadratic is None else ' and a quadratic term'} is neither. "
+            "Choose another activation or gradient='none'."
         )

@@ -18,6 +18,9 @@ from torch import Tensor
 class Activation:
     """A scalar function applied elementwise, with the facts that convexity and differentiation rely on.
 
+    pieces: numbers that make one unit; where more than one, they are the last dimension, which the function reduces.
+    convex and nondecreasing then hold in all of them together and in each of them.
+
     smooth: twice continuously differentiable. piecewise_linear: its second derivative vanishes almost
     everywhere. Both may be False (ELU: its second derivative jumps).
     derivative: elementwise, at a kink the element that autograd takes; where it is None, autograd is asked.
@@ -30,6 +33,7 @@ class Activation:
     smooth: bool = False
     piecewise_linear: bool = False
     derivative: Callable[[Tensor], Tensor] | None = None
+    pieces: int = 1
 
     def __call__(self, value: Tensor) -> Tensor:
         return self.function(value)
@@ -41,6 +45,15 @@ class Activation:
         with torch.enable_grad():
             leaf = value.detach().requires_grad_()
             return torch.autograd.grad(self.function(leaf).sum(), leaf)[0]
+
+    def push(self, slope: Tensor, tangent: Tensor) -> Tensor:
+        """The derivative applied to a tangent of the pre-activations."""
+        image = slope * tangent
+        return image if self.pieces == 1 else image.sum(-1)
+
+    def pull(self, slope: Tensor, cotangent: Tensor) -> Tensor:
+        """The transposed derivative applied to a cotangent of the units."""
+        return slope * (cotangent if self.pieces == 1 else cotangent.unsqueeze(-1))
 
 
 def squared_relu(value: Tensor) -> Tensor:
@@ -112,6 +125,14 @@ def any_activation(activation: str | Activation, argument: str = "activation") -
     if activation not in ACTIVATIONS:
         raise ValueError(f"{argument} {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[activation]
+
+
+def elementwise_activation(activation: str | Activation, argument: str) -> Activation:
+    """The activation of that name, refused with a ValueError if its units have several pieces."""
+    found = any_activation(activation, argument)
+    if found.pieces > 1:
+        raise ValueError(f"{argument} {found.name!r} takes {found.pieces} numbers to one, expected an elementwise one")
+    return found
 
 
 def convex_activation(activation: str | Activation, argument: str = "activation") -> Activation:

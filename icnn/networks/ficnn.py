@@ -1,28 +1,38 @@
 """Networks that are convex in their whole input (Amos, Xu, Kolter 2017, equation 2)."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation, convex_activation
 from .energy import ConvexStep, LayeredEnergy
-from .initialisation import Affine, nonnegative
-from .network import ConvexNetwork, sizes, windows
-from .operators import Shape, Window, chain, skips
+from .initialisation import SAMPLE, Affine, measured, nonnegative, path_share
+from .network import ConvexNetwork, Options, field, sizes, windows
+from .operators import Operator, Shape, Window, chain, grouped
+from .operators import skips as around
 from .positivity import NonNegative
+from .terms import Signed, direct
 
 
 class ConvexLayer(nn.Module):
-    """W^z z + W^y y + b with W^z ≥ 0; the first layer has no z."""
+    """W^z z + W^y y + b with W^z ≥ 0; the first layer has no z, and without a skip the others have no y.
 
-    def __init__(self, path: NonNegative | None, skip: Affine) -> None:
+    bias: b where there is no skip that has it.
+    """
+
+    def __init__(
+        self, path: NonNegative | Affine | None, skip: Affine | Signed | None, bias: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
-        self.path, self.skip = path, skip
+        self.path, self.skip, self.bias = path, skip, bias
 
     def forward(self) -> ConvexStep:
         """The layer with the weights of now, a function of z and y."""
-        return ConvexStep(None if self.path is None else self.path.linear, self.skip.linear)
+        path = None if self.path is None else self.path.linear._replace(bias=self.bias)
+        return ConvexStep(path, None if self.skip is None else self.skip.linear)
 
 
 class _FullyConvex(ConvexNetwork):
@@ -33,13 +43,34 @@ class _FullyConvex(ConvexNetwork):
         dense: Sequence[int],
         activation: str | Activation,
         positivity: str,
+        skips: bool,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(None, y_shape, convex_activation(activation))
-        paths, direct = chain(y_shape, convs, (*dense, 1)), skips(y_shape, convs, (*dense, 1))
-        self.layers.append(ConvexLayer(None, Affine(direct[0])))
-        for operator, skip in zip(paths[1:], direct[1:], strict=True):
-            path, bias = nonnegative(operator, self.activation, positivity, share=1 / 2)
-            self.layers.append(ConvexLayer(path, Affine(skip, gain=(1 / 2) ** 0.5, bias=bias)))
+        super().__init__(None, y_shape, convex_activation(activation), positivity, **options)
+        widths, pieces = (*dense, 1), self.activation.pieces
+        paths = grouped(chain(y_shape, convs, widths), pieces)
+        inputs = grouped(around(y_shape, convs, widths), pieces)
+        self.layers.append(ConvexLayer(None, direct(inputs[0], positivity, self._signs)))
+        fill = self._fill_with_skips if skips else self._fill_without
+        fill(paths[1:], inputs[1:], positivity)
+
+    def _fill_with_skips(self, paths: Sequence[Operator], inputs: Sequence[Operator], positivity: str) -> None:
+        share = path_share(self.activation)
+        for operator, skip in zip(paths, inputs, strict=True):
+            path, start = nonnegative(operator, self.activation, positivity, share)
+            around_it = direct(skip, positivity, self._signs, gain=(1 - share) ** 0.5, bias=start)
+            self.layers.append(ConvexLayer(path, around_it))
+
+    @torch.no_grad()
+    def _fill_without(self, paths: Sequence[Operator], inputs: Sequence[Operator], positivity: str) -> None:
+        y = torch.randn(SAMPLE, *self.y_shape)
+        z = self.activation(self.layers[0]()(None, y))
+        for operator in paths:
+            variance = 1.0 if operator is paths[-1] else 2 * path_share(self.activation)
+            path, start = measured(operator, z, positivity, variance)
+            layer = ConvexLayer(path, None, nn.Parameter(torch.full(operator.bias_shape, start)))
+            self.layers.append(layer)
+            z = z if operator is paths[-1] else self.activation(layer()(z, y))
 
     def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
         if x is not None:
@@ -60,7 +91,9 @@ class FICNN(_FullyConvex):
     y_dim: size of y.
     hidden: widths of z_1 … z_k; () for an affine f.
     activation: g, a name or an Activation.
-    positivity: how W^z ≥ 0 is kept: "project" (icnn.project_ after each optimiser step), "abs" or "softplus".
+    positivity: how W^z ≥ 0 is kept: "project" (icnn.project_ after each optimiser step), "abs", "square", "softplus" or
+        "exp".
+    skips: False leaves W^y y out of all layers but the first. options: see `Options`.
     Returns (*batch,) for y of shape (*batch, y_dim).
     Raises ValueError for a g that is not convex and non-decreasing.
     Source: Amos, Xu, Kolter, Input Convex Neural Networks, ICML 2017, equation 2.
@@ -72,18 +105,21 @@ class FICNN(_FullyConvex):
         hidden: Sequence[int] = (200, 200),
         activation: str | Activation = "relu",
         positivity: str = "project",
+        skips: bool = True,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(sizes("y_dim", (y_dim,), 1), (), sizes("hidden", hidden), activation, positivity)
+        y_shape, hidden = sizes("y_dim", (y_dim,), 1), sizes("hidden", hidden)
+        super().__init__(y_shape, (), hidden, activation, positivity, skips, **options)
 
 
 class ConvFICNN(_FullyConvex):
     """A FICNN whose first layers are convolutions.
 
-    y_shape: (channels, height, width).
+    y_shape: (channels, height, width), or (channels, length).
     convs: (channels, kernel, stride) of each convolution, zero padding, size H becomes ceil(H / stride);
         y enters each by its own strided convolution.
     dense: widths of the layers that follow.
-    activation, positivity, errors and source as in FICNN.
+    The other arguments, errors and source as in FICNN.
     Returns (*batch,) for y of shape (*batch, *y_shape).
     """
 
@@ -94,5 +130,8 @@ class ConvFICNN(_FullyConvex):
         dense: Sequence[int] = (512,),
         activation: str | Activation = "relu",
         positivity: str = "project",
+        skips: bool = True,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(sizes("y_shape", y_shape, 3), windows(convs), sizes("dense", dense), activation, positivity)
+        y_shape, convs, dense = field("y_shape", y_shape), windows(convs), sizes("dense", dense)
+        super().__init__(y_shape, convs, dense, activation, positivity, skips, **options)

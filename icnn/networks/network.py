@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
@@ -11,19 +13,52 @@ from torch import Tensor, nn
 from .activations import Activation
 from .energy import LayeredEnergy, Step
 from .operators import Shape, Window
-from .positivity import NonNegative
+from .positivity import Constrained
+from .terms import Quadratic, signs
+
+
+class Options(TypedDict, total=False):
+    """What every architecture accepts beside its own arguments.
+
+    quadratic: rank r of a term ½ |L y|² + ½ Σ d y² in f, L with r rows, d ≥ 0; 0 for none.
+    strong_convexity: μ of a term ½ μ |y|² in f, which is fixed.
+    monotone: 0 where f is free; 1 where it does not decrease in an entry of y, -1 where it does not increase; one
+        number or one for each entry of y (for each channel of a picture). Not together with a quadratic term.
+    """
+
+    quadratic: int
+    strong_convexity: float
+    monotone: int | Sequence[int]
 
 
 class ConvexNetwork(nn.Module, ABC):
     """A function f(y) or f(x, y) that is convex in y: (*batch, *y_shape) to (*batch,).
 
-    x_shape is None when there is no x.
+    x_shape is None when there is no x. The keyword arguments are `Options`.
     """
 
-    def __init__(self, x_shape: Shape | None, y_shape: Shape, activation: Activation) -> None:
+    def __init__(
+        self,
+        x_shape: Shape | None,
+        y_shape: Shape,
+        activation: Activation,
+        positivity: str = "project",
+        *,
+        quadratic: int = 0,
+        strong_convexity: float = 0.0,
+        monotone: int | Sequence[int] = 0,
+    ) -> None:
         super().__init__()
         self.x_shape, self.y_shape, self.activation = x_shape, y_shape, activation
         self.layers = nn.ModuleList()
+        self.output: Activation | None = None
+        if quadratic < 0 or not 0 <= strong_convexity < inf:
+            raise ValueError(f"quadratic is {quadratic} and strong_convexity {strong_convexity}, expected both >= 0")
+        self._signs, self.quadratic = signs(monotone, y_shape), None
+        if quadratic or strong_convexity:
+            if self._signs is not None:
+                raise ValueError("monotone and a quadratic term exclude each other: ½ yᵀQy is not monotone")
+            self.quadratic = Quadratic(y_shape, quadratic, strong_convexity, positivity)
 
     @abstractmethod
     def given(self, x: Float[Tensor, "..."] | None = None) -> Callable[[Tensor], Tensor]:
@@ -37,12 +72,17 @@ class ConvexNetwork(nn.Module, ABC):
     @property
     def smooth(self) -> bool:
         """Whether f is twice continuously differentiable in y."""
-        return self.activation.smooth or len(self.layers) == 1
+        return all(activation.smooth for activation in self._nonlinear)
 
     @property
     def piecewise_linear(self) -> bool:
         """Whether f is piecewise linear in y."""
-        return self.activation.piecewise_linear or len(self.layers) == 1
+        return self.quadratic is None and all(activation.piecewise_linear for activation in self._nonlinear)
+
+    @property
+    def _nonlinear(self) -> list[Activation]:
+        hidden = [self.activation] if len(self.layers) > 1 else []
+        return hidden if self.output is None else [*hidden, self.output]
 
     def is_convex(self) -> bool:
         """Whether every weight that must be non-negative is so now; if not, f need not be convex in y.
@@ -50,16 +90,18 @@ class ConvexNetwork(nn.Module, ABC):
         False after an optimiser step with positivity="project" until icnn.project_ is called, and for NaN
         weights.
         """
-        return all(part.holds() for part in self.modules() if isinstance(part, NonNegative))
+        return all(part.holds() for part in self.modules() if isinstance(part, Constrained))
 
     def extra_repr(self) -> str:
         x = "" if self.x_shape is None else f"x_shape={self.x_shape}, "
         return f"{x}y_shape={self.y_shape}, activation={self.activation.name!r}"
 
-    def _energy(self, steps: Iterable[Step], batch: torch.Size | None) -> LayeredEnergy:
+    def _energy(self, steps: Iterable[Step], batch: torch.Size | None, residual: float | None = None) -> LayeredEnergy:
         """The energy along the convex path; batch: the batch dimensions of x, None without x."""
-        check = partial(_check_y, self.y_shape, next(self.parameters()))
-        return LayeredEnergy(tuple(steps), self.activation, batch, check)
+        weight = next(self.parameters())
+        check = partial(_check_y, self.y_shape, weight)
+        curvature = None if self.quadratic is None else self.quadratic(weight)
+        return LayeredEnergy(tuple(steps), self.activation, batch, check, residual, self.output, curvature)
 
     def _check(self, name: str, value: Tensor, shape: Shape) -> None:
         _check_value(name, value, shape, next(self.parameters()))
@@ -100,3 +142,10 @@ def windows(convs: Sequence[Window]) -> tuple[Window, ...]:
     for window in convs:
         sizes("convs: (channels, kernel, stride)", window, 3)
     return tuple(convs)
+
+
+def field(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a signal (channels, length) or picture (channels, height, width), refused otherwise."""
+    if len(values) not in (2, 3):
+        raise ValueError(f"{name} is {values!r}, expected (channels, length) or (channels, height, width)")
+    return sizes(name, values)

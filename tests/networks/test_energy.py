@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icnn.networks import FICNN, PICNN, Activation, ConvexNetwork, ConvPICNN, Energy
 
-from .test_network import build, every_activation, every_architecture, every_map, point
+from .test_network import build, every_activation, every_architecture, point, two_maps
 
 every_batch = pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 3)], ids=str)
 
@@ -29,13 +29,10 @@ def by_autograd(energy: Callable[[Tensor], Tensor], y: Tensor, create_graph: boo
 
 @every_architecture
 @every_activation
-@every_map
-@pytest.mark.parametrize("extra", [(), (4, 2)], ids=str)
-def test_value_and_slope_are_those_of_autograd(
-    name: str, activation: str, positivity: str, extra: tuple[int, ...]
-) -> None:
+@two_maps
+def test_value_and_slope_are_those_of_autograd(name: str, activation: str, positivity: str) -> None:
     energy = given(f := build(name, activation=activation, positivity=positivity), 3)
-    y = point(f.y_shape, *extra, 3)
+    y = point(f.y_shape, 4, 2, 3)
     tangent = energy.tangent(y)
     value, slope = by_autograd(energy, y)
     torch.testing.assert_close(tangent.value, value.detach(), rtol=1e-12, atol=1e-12)
@@ -112,7 +109,7 @@ def test_some_instances(name: str, batch: tuple[int, ...]) -> None:
 
 
 @every_architecture
-@every_map
+@two_maps
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", OWN], ids=["relu", "leaky_relu", "own"])
 def test_pieces_have_the_derivatives_of_a_double_backward_pass(name: str, positivity: str, activation) -> None:
     energy = given(f := build(name, activation=activation, positivity=positivity), 3)

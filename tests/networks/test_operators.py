@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icnn.networks.operators import Conv, Dense, Subpixel, chain, skips
+from icnn.networks.operators import Conv, Dense, Diagonal, Grouped, Subpixel, chain, skips
 
 OPERATORS = [
     Dense((3,), (4,)),
@@ -15,7 +15,13 @@ OPERATORS = [
     Conv((1, 4, 3), 2, 8, 4),
     Conv((1, 5, 5), 2, 1, 3),  # sees every third pixel
     Conv((20, 5, 4), 3, 4, 2),
+    Conv((2, 7), 3, 4, 2),
+    Conv((20, 5), 3, 3),
     Subpixel((3, 2, 2), (2, 3, 4), 2),
+    Subpixel((3, 3), (2, 5), 2),
+    Diagonal((2, 3)),
+    Grouped(Dense((3,), (6,)), 3),
+    Grouped(Conv((2, 5, 4), 4, 3), 2),
 ]
 
 
@@ -57,6 +63,21 @@ def test_odd_kernel_with_stride_one_is_torch_convolution() -> None:
     operator, value = Conv((2, 5, 4), 3, 3), torch.randn(6, 2, 5, 4)
     weight = torch.randn(operator.weight_shape)
     torch.testing.assert_close(operator(weight, value), F.conv2d(value, weight, padding=1))
+
+
+def test_a_signal_is_torch_s_convolution_of_one_dimension() -> None:
+    operator, value = Conv((2, 7), 3, 3), torch.randn(6, 2, 7)
+    weight = torch.randn(operator.weight_shape)
+    torch.testing.assert_close(operator(weight, value), F.conv1d(value, weight, padding=1))
+    strided, weight = Conv((2, 8), 3, 4, 2), torch.randn(3, 2, 4)
+    value = torch.randn(6, 2, 8)
+    torch.testing.assert_close(strided(weight, value), F.conv1d(value, weight, padding=1, stride=2))
+
+
+def test_groups_are_consecutive_channels() -> None:
+    operator, value = Grouped(Dense((4,), (6,)), 3), torch.randn(5, 4)
+    weight = torch.randn(operator.weight_shape)
+    torch.testing.assert_close(operator(weight, value), (value @ weight.T).reshape(5, 2, 3))
 
 
 def test_even_kernel_pads_more_below_and_right() -> None:
