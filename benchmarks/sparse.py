@@ -225,7 +225,7 @@ def cvxpylayers(mpc: Mpc) -> Layer:
         constraints.append(state_next == Ad @ state + Bd @ u)
         state = state_next
     objective = cp.Minimize(0.5 * cp.sum_squares(cp.multiply(root, x)) + p @ x)
-    layer = CvxpyLayer(cp.Problem(objective, constraints), [Ad, Bd, start, p, root, bound], [x], method="DIFFCP")
+    layer = CvxpyLayer(cp.Problem(objective, constraints), [Ad, Bd, start, p, root, bound], [x], solver="DIFFCP")
     options = dict(solve_method="Clarabel")
 
     def solve(leaves: Leaves) -> Point:

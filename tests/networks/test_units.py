@@ -64,7 +64,9 @@ def test_formulas() -> None:
     torch.testing.assert_close(leaky_relu(0.3)(v), F.leaky_relu(v, 0.3))
 
 
-@pytest.mark.parametrize("activation", ["relu", "softplus", "squared_relu", maxout(3), norm(2)], ids=lambda a: getattr(a, "name", a))
+@pytest.mark.parametrize(
+    "activation", ["relu", "softplus", "squared_relu", maxout(3), norm(2)], ids=lambda a: getattr(a, "name", a)
+)
 def test_centred_units_have_mean_zero_and_the_same_slope(activation) -> None:
     unit = centred(activation)
     assert moments(unit).mean == pytest.approx(0, abs=1e-9)

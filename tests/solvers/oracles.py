@@ -58,6 +58,7 @@ def minimum(data: Data, solver: str) -> float:
     A, b = (convert(data.A), data.b) if len(data.b) else (None, None)
     problem = qpsolvers.Problem(convert(data.hessian), data.p, G, h, A, b, data.lower, data.upper)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # a solver that stopped short says so
-        limit: dict[str, Any] = {"time_limit": SECONDS} if solver == "highs" else {}  # its method for QPs may circle without end
+        # the method of HiGHS for QPs may circle without end
+        limit: dict[str, Any] = {"time_limit": SECONDS} if solver == "highs" else {}
         x = qpsolvers.solve_problem(problem, solver, **limit).x
     return data.objective(x) if x is not None and data.violation(x) < FEASIBLE else math.nan
