@@ -212,7 +212,7 @@ def moreau(mpc: Mpc, tolerance: float | None) -> Layer:
 
 def cvxpylayers(mpc: Mpc) -> Layer:
     """Through cvxpy, with Clarabel; gives no multipliers."""
-    import cvxpy as cp
+    import cvxpy as cp  # pyright: ignore[reportMissingImports]
     from cvxpylayers.torch import CvxpyLayer  # pyright: ignore[reportMissingImports]
 
     n, stage = mpc.n, STATES + CONTROLS
