@@ -4,6 +4,8 @@ Computed from the data and the point alone: it knows nothing of the loop that fo
 or regularisation.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,13 @@ from .problem import ConvexProblem
 from .program import Bounds, Phi, Program, Quadratic, rows_mv, rows_tmv
 from .solution import Residuals, Solution
 
+if TYPE_CHECKING:
+    from .sparse import SparseQP
+
 FLOOR = 1e-5
 
 
-def certificate(problem: ConvexProblem, solution: Solution) -> Residuals:
+def certificate(problem: "ConvexProblem | SparseQP", solution: Solution) -> Residuals:
     """The five residuals of a solution, each (*batch,) and zero at an exact one.
 
     With X = 1 + max |x|, C = the largest entry of p, grad phi(x), A'nu and J'lam (1 if p = 0 and all vanish) and |A_i|
@@ -33,6 +38,10 @@ def certificate(problem: ConvexProblem, solution: Solution) -> Residuals:
     For `EntropyBundle` stationarity in y is |y - sigmoid(-G'lam)|: the gradient of the entropy is too steep
     near the faces of the box to be compared.
     """
+    if not isinstance(problem, ConvexProblem):
+        from .sparse import sparse_certificate  # which imports the forward pass, and that this module
+
+        return sparse_certificate(problem, solution)
     detached = Program(*(t.detach() for t in problem.program))
     lam = torch.cat((solution.lam, solution.lam_lower, solution.lam_upper), -1).detach().double()
     x, nu = solution.x.detach().double(), solution.nu.detach().double()

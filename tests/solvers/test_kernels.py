@@ -232,3 +232,12 @@ def test_a_large_cost_elsewhere_does_not_make_a_slack_weak() -> None:
     solution = icnn.solve(icnn.QP(torch.eye(2, dtype=torch.float64), p, upper=1.0), method="active_set")
     assert not solution.degenerate
     torch.testing.assert_close(solution.x, torch.tensor([1.0, 0.999], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_a_cotangent_that_is_no_number_spoils_its_own_instance_only() -> None:
+    data = qp((3,), 5, 4, 1)
+    p = data["p"].clone().requires_grad_()
+    cotangent = torch.ones_like(p)
+    cotangent[1, 0] = torch.nan
+    (slope,) = torch.autograd.grad(icnn.solve(icnn.QP(**{**data, "p": p})).x, p, cotangent)
+    assert slope.isnan().any(-1).tolist() == [False, True, False]

@@ -145,7 +145,7 @@ class Contract:
     def test_minimum_norm_solution(self) -> None:
         kkt = self.repeated()
         z, error = kkt.minimum_norm_solve(self.right_side(kkt))
-        assert (error < 1e-8).all()
+        assert (error < 1e-6).all()  # rounding over the regularisation of 1e-8, and what the adjoint asks for
         nu = kkt.split(z)[1]
         torch.testing.assert_close(nu[1:3, 0], nu[1:3, -1], rtol=1e-6, atol=1e-6)  # equal rows carry equal shares
 

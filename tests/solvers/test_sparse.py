@@ -207,7 +207,7 @@ def test_the_certificate_is_the_dense_one_also_away_from_the_optimum() -> None:
     data = qp((3,))
     solution = icnn.solve(dense_problem(data), on_failure="zero", max_iter=3, method="primal", tol=1e-14)
     expected = icnn.solvers.certificate(dense_problem(data), solution)
-    for found, wanted in zip(sparse_certificate(sparse_problem(data), solution), expected, strict=True):
+    for found, wanted in zip(icnn.certificate(sparse_problem(data), solution), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-15, rtol=1e-9)
 
 
