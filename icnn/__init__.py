@@ -1,6 +1,17 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
-from .inference import ArgminSolution, argmin
+from . import transforms
+from .certificates import (
+    CurvatureBounds,
+    Interval,
+    Verdict,
+    Violation,
+    certify,
+    curvature_bounds,
+    falsify,
+    output_bounds,
+)
+from .inference import ArgminSolution, Extrema, Extremum, argmin, extrema
 from .layers import BundleEntropyLayer, LPLayer, QPLayer
 from .networks import (
     FICNN,
@@ -9,21 +20,17 @@ from .networks import (
     ConvFICNN,
     ConvPICNN,
     DifferenceOfConvex,
-    Interval,
+    EntrywiseICNN,
     LogSumExp,
     MaxAffine,
     ResidualICNN,
-    Verdict,
-    Violation,
     centred,
-    certify,
     convert,
-    falsify,
     leaky_relu,
     log_sum_exp,
     maxout,
     norm,
-    output_bounds,
+    normalise_,
     project_,
     report,
 )
@@ -42,8 +49,12 @@ __all__ = [
     "ConvPICNN",
     "ConvexNetwork",
     "ConvexProblem",
+    "CurvatureBounds",
     "DifferenceOfConvex",
     "EntropyBundle",
+    "EntrywiseICNN",
+    "Extrema",
+    "Extremum",
     "Interval",
     "LPLayer",
     "LogSumExp",
@@ -61,13 +72,17 @@ __all__ = [
     "certificate",
     "certify",
     "convert",
+    "curvature_bounds",
+    "extrema",
     "falsify",
     "leaky_relu",
     "log_sum_exp",
     "maxout",
     "norm",
+    "normalise_",
     "output_bounds",
     "project_",
     "report",
     "solve",
+    "transforms",
 ]

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from icnn.solvers import QP, EntropyBundle, Status, solve
 
@@ -73,19 +72,25 @@ def through_newton(energy: FlatEnergy, bundle: Bundle) -> Tensor:
         (slope,) = torch.autograd.grad(energy(leaf).sum(), leaf, create_graph=True)
     optimality = slope + torch.logit(y, eps=tiny)
     newton = solve(QP(0.5 * (curvature + curvature.mT), optimality), on_failure="zero")
-    return y + _FirstOrder.apply(newton.x)
+    return y + first_order(newton.x)
+
+
+def first_order(value: Tensor) -> Tensor:
+    """The value, whose derivative refuses to be built as a graph of its own: what depends on it would be left out."""
+    return _FirstOrder.apply(value)  # pyright: ignore[reportReturnType]
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The identity, whose derivative refuses to be differentiated."""
+    """The identity."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
         return y.view_as(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, y_bar: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():  # as it is under create_graph=True alone
+            raise RuntimeError("derivatives of second order do not exist here: call backward without create_graph")
         return y_bar
 
 

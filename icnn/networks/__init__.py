@@ -1,15 +1,13 @@
-"""Input convex networks, the maps that keep them convex, and a search for evidence that they are not."""
+"""Input convex networks, the maps that keep them convex, and what their layers do to data."""
 
 from .activations import ACTIVATIONS, CONVEX_ACTIVATIONS, Activation
-from .bounds import Interval, output_bounds
-from .certify_facts import Node
-from .certify_verdict import Curvature, Verdict, certify
-from .convexity import Violation, falsify
 from .difference import DifferenceOfConvex
 from .energy import ConvexStep, Energy, GatedStep, Gates, Tangent
+from .entrywise import EntrywiseICNN
 from .ficnn import FICNN, ConvFICNN
 from .initialisation import Affine
 from .network import ConvexNetwork, Options
+from .normalise import normalise_
 from .operators import Conv, Dense, Linear
 from .picnn import PICNN, ConvPICNN
 from .pieces import LogSumExp, MaxAffine
@@ -33,18 +31,16 @@ __all__ = [
     "ConvPICNN",
     "ConvexNetwork",
     "ConvexStep",
-    "Curvature",
     "Dense",
     "DifferenceOfConvex",
     "Energy",
+    "EntrywiseICNN",
     "GatedStep",
     "Gates",
-    "Interval",
     "LayerReport",
     "Linear",
     "LogSumExp",
     "MaxAffine",
-    "Node",
     "NonNegative",
     "Options",
     "Quadratic",
@@ -52,17 +48,13 @@ __all__ = [
     "ResidualICNN",
     "Signed",
     "Tangent",
-    "Verdict",
-    "Violation",
     "centred",
-    "certify",
     "convert",
-    "falsify",
     "leaky_relu",
     "log_sum_exp",
     "maxout",
     "norm",
-    "output_bounds",
+    "normalise_",
     "project_",
     "report",
 ]

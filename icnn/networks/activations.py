@@ -5,9 +5,10 @@ accept only such g; the layers that carry the context x accept anything, because
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,11 @@ class Activation:
     smooth: twice continuously differentiable. piecewise_linear: its second derivative vanishes almost
     everywhere. Both may be False (ELU: its second derivative jumps).
     derivative: elementwise, at a kink the element that autograd takes; where it is None, autograd is asked.
+
+    What bounds of a convex network rest on, None where it is not known:
+    lines: slopes s, one for each piece, and offsets o of g(v) = max (sᵀv + o), but for a constant.
+    recession: t to lim g(τt) / τ, the largest derivative of g along t, whatever v.
+    curvature: bounds l, u of v to c with 0 ⪯ ∇²g(v) ⪯ diag(c); l and u may be infinite, and c at a kink is.
     """
 
     name: str
@@ -34,6 +40,9 @@ class Activation:
     piecewise_linear: bool = False
     derivative: Callable[[Tensor], Tensor] | None = None
     pieces: int = 1
+    lines: tuple[tuple[tuple[float, ...], float], ...] | None = None
+    recession: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    curvature: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, compare=False)
 
     def __call__(self, value: Tensor) -> Tensor:
         return self.function(value)
@@ -78,8 +87,8 @@ def _elu_slope(value: Tensor) -> Tensor:
     return value.clamp_max(0.0).exp()
 
 
-def _softplus_slope(value: Tensor) -> Tensor:
-    return torch.sigmoid(value).masked_fill(value > 20, 1.0)  # where torch takes softplus as the identity
+def _softplus(value: Tensor) -> Tensor:
+    return F.softplus(value, threshold=40.0)  # at its default of 20 torch steps down by 2e-9 to the identity
 
 
 def _squareplus_slope(value: Tensor) -> Tensor:
@@ -90,15 +99,62 @@ def _squared_relu_slope(value: Tensor) -> Tensor:
     return 2 * F.relu(value)
 
 
+def _nearest_to_zero(lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.zeros_like(lower).clamp(lower, upper)
+
+
+def _elu_curvature(lower: Tensor, upper: Tensor) -> Tensor:
+    return upper.clamp_max(0.0).exp().masked_fill(lower >= 0, 0.0)
+
+
+def _softplus_curvature(lower: Tensor, upper: Tensor) -> Tensor:
+    v = _nearest_to_zero(lower, upper)
+    return torch.sigmoid(v) * torch.sigmoid(-v)
+
+
+def _squareplus_curvature(lower: Tensor, upper: Tensor) -> Tensor:
+    return 2 * (_nearest_to_zero(lower, upper).square() + 4) ** -1.5
+
+
+def _squared_relu_curvature(lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.full_like(upper, 2.0).masked_fill(upper <= 0, 0.0)
+
+
+def _unbounded(t: Tensor) -> Tensor:
+    """The recession function of what grows faster than linearly to the right, and not at all to the left."""
+    return torch.full_like(t, torch.inf).masked_fill(t <= 0, 0.0)
+
+
+def two_lines(left: float) -> dict[str, Any]:
+    """The facts about max(v, left · v), left <= 1."""
+    lines = (((left,), 0.0), ((1.0,), 0.0))
+    return dict(piecewise_linear=True, lines=lines, recession=partial(F.leaky_relu, negative_slope=left))
+
+
 _CARRIES_Y = partial(Activation, convex=True, nondecreasing=True)
 
 _ALL = (
-    _CARRIES_Y("relu", F.relu, piecewise_linear=True, derivative=_relu_slope),
-    _CARRIES_Y("leaky_relu", F.leaky_relu, piecewise_linear=True, derivative=_leaky_relu_slope),
-    _CARRIES_Y("elu", F.elu, derivative=_elu_slope),
-    _CARRIES_Y("softplus", F.softplus, smooth=True, derivative=_softplus_slope),
-    _CARRIES_Y("squareplus", squareplus, smooth=True, derivative=_squareplus_slope),
-    _CARRIES_Y("squared_relu", squared_relu, derivative=_squared_relu_slope),
+    _CARRIES_Y("relu", F.relu, derivative=_relu_slope, **two_lines(0.0)),
+    _CARRIES_Y("leaky_relu", F.leaky_relu, derivative=_leaky_relu_slope, **two_lines(0.01)),
+    _CARRIES_Y("elu", F.elu, derivative=_elu_slope, recession=F.relu, curvature=_elu_curvature),
+    _CARRIES_Y(
+        "softplus", _softplus, smooth=True, derivative=torch.sigmoid, recession=F.relu, curvature=_softplus_curvature
+    ),
+    _CARRIES_Y(
+        "squareplus",
+        squareplus,
+        smooth=True,
+        derivative=_squareplus_slope,
+        recession=F.relu,
+        curvature=_squareplus_curvature,
+    ),
+    _CARRIES_Y(
+        "squared_relu",
+        squared_relu,
+        derivative=_squared_relu_slope,
+        recession=_unbounded,
+        curvature=_squared_relu_curvature,
+    ),
     Activation("abs", torch.abs, convex=True, piecewise_linear=True),
     Activation("square", torch.square, convex=True, smooth=True),
     # Steeper just left of zero (1.76) than right of it (1.05): the slope falls, so SELU is not convex.

@@ -160,13 +160,13 @@ class LayeredEnergy(Energy):
 
     @torch.no_grad()
     def tangent(self, y: Float[Tensor, "..."]) -> Tangent:
-        return self._sweep(y, lambda _, activation, v: (activation(v), activation.slope(v)))
+        return self.sweep(y, lambda _, activation, v: (activation(v), activation.slope(v)))
 
     def piece(self, y: Float[Tensor, "..."], units: Sequence[Tensor]) -> Tangent:
         def affine(number: int, activation: Activation, v: Tensor) -> tuple[Tensor, Tensor]:
             return activation(v).detach() + activation.push(units[number], v - v.detach()), units[number]
 
-        return self._sweep(y, affine)
+        return self.sweep(y, affine)
 
     def at(self, index: Int[Tensor, "m"]) -> "LayeredEnergy":
         if self.batch is None:
@@ -188,7 +188,7 @@ class LayeredEnergy(Energy):
     def _join(self, z: Tensor | None, image: Tensor) -> Tensor:
         return image if self.residual is None or z is None else z + self.residual * image
 
-    def _sweep(self, y: Tensor, activate: Callable[[int, Activation, Tensor], tuple[Tensor, Tensor]]) -> Tangent:
+    def sweep(self, y: Tensor, activate: Callable[[int, Activation, Tensor], tuple[Tensor, Tensor]]) -> Tangent:
         """Forward to the value, backward to the slope; activate: number and g of a layer and v to (g(v), g'(v))."""
         self.check(y, self.batch)
         z, units = None, []

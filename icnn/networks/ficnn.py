@@ -14,7 +14,7 @@ from .network import ConvexNetwork, Options, field, sizes, windows
 from .operators import Operator, Shape, Window, chain, grouped
 from .operators import skips as around
 from .positivity import NonNegative
-from .terms import Signed, direct
+from .terms import Signed, direct, first
 
 
 class ConvexLayer(nn.Module):
@@ -50,7 +50,7 @@ class _FullyConvex(ConvexNetwork):
         widths, pieces = (*dense, 1), self.activation.pieces
         paths = grouped(chain(y_shape, convs, widths), pieces)
         inputs = grouped(around(y_shape, convs, widths), pieces)
-        self.layers.append(ConvexLayer(None, direct(inputs[0], positivity, self._signs)))
+        self.layers.append(ConvexLayer(None, first(inputs[0], positivity, self._signs)))
         fill = self._fill_with_skips if skips else self._fill_without
         fill(paths[1:], inputs[1:], positivity)
 
@@ -91,8 +91,8 @@ class FICNN(_FullyConvex):
     y_dim: size of y.
     hidden: widths of z_1 … z_k; () for an affine f.
     activation: g, a name or an Activation.
-    positivity: how W^z ≥ 0 is kept: "project" (icnn.project_ after each optimiser step), "abs", "square", "softplus" or
-        "exp".
+    positivity: how W^z ≥ 0 is kept: by a map, "abs", "square", "softplus" or "exp", or by "project", which is
+        icnn.project_ after each optimiser step.
     skips: False leaves W^y y out of all layers but the first. options: see `Options`.
     Returns (*batch,) for y of shape (*batch, y_dim).
     Raises ValueError for a g that is not convex and non-decreasing.
@@ -104,7 +104,7 @@ class FICNN(_FullyConvex):
         y_dim: int,
         hidden: Sequence[int] = (200, 200),
         activation: str | Activation = "relu",
-        positivity: str = "project",
+        positivity: str = "abs",
         skips: bool = True,
         **options: Unpack[Options],
     ) -> None:
@@ -129,7 +129,7 @@ class ConvFICNN(_FullyConvex):
         convs: Sequence[Window] = ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
         dense: Sequence[int] = (512,),
         activation: str | Activation = "relu",
-        positivity: str = "project",
+        positivity: str = "abs",
         skips: bool = True,
         **options: Unpack[Options],
     ) -> None:

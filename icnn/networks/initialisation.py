@@ -14,15 +14,15 @@ positivity map starts at the inverse image of the same weights, so all maps star
 maps are scaled by the size of the weights, or softplus would be flat where they lie.
 
 Measured: standard deviation of f and mean cosine between last features of different standard normal
-inputs, 16 → 8 layers of 64 (ReLU / softplus, five seeds); test RMSE / sd of the fit of a convex
-function, 8 → 4 layers of 64, ReLU, 1500 steps of Adam, for project / abs / softplus (two seeds).
+inputs, 16 → 8 layers of 64 (ReLU / softplus, five seeds).
 
-    start                        sd of f          cosine         RMSE / sd
-    this one                     1.13 / 0.89      0.15 / 0.79    0.192 / 0.197 / 0.204
-    |W|/2 of the torch default   29.7 / 21.6      1.00 / 1.00    0.509 / 0.532 / 0.663
-    |W| of the torch default     7282 / 5510      1.00 / 1.00    1.053 / 1.055 / 2.129
+    start                        sd of f          cosine
+    this one                     0.79 / 0.76      0.15 / 0.79
+    |W|/2 of the torch default   20.2 / 15.7      1.00 / 1.00
+    |W| of the torch default     4570 / 3640      1.00 / 1.00
 
-Heavier tails (|ε|³, log-normal of variance n m²/2) keep more directions and fit alike (0.191 to 0.204).
+What that means for a fit: benchmarks/convex_regression.py. Heavier tails (log-normal of variance n m²/2) keep more
+directions and fit alike.
 """
 
 from dataclasses import dataclass

@@ -42,7 +42,7 @@ class ConvexNetwork(nn.Module, ABC):
         x_shape: Shape | None,
         y_shape: Shape,
         activation: Activation,
-        positivity: str = "project",
+        positivity: str = "abs",
         *,
         quadratic: int = 0,
         strong_convexity: float = 0.0,
@@ -72,15 +72,16 @@ class ConvexNetwork(nn.Module, ABC):
     @property
     def smooth(self) -> bool:
         """Whether f is twice continuously differentiable in y."""
-        return all(activation.smooth for activation in self._nonlinear)
+        return all(activation.smooth for activation in self.nonlinear)
 
     @property
     def piecewise_linear(self) -> bool:
         """Whether f is piecewise linear in y."""
-        return self.quadratic is None and all(activation.piecewise_linear for activation in self._nonlinear)
+        return self.quadratic is None and all(activation.piecewise_linear for activation in self.nonlinear)
 
     @property
-    def _nonlinear(self) -> list[Activation]:
+    def nonlinear(self) -> list[Activation]:
+        """The activations that f passes through."""
         hidden = [self.activation] if len(self.layers) > 1 else []
         return hidden if self.output is None else [*hidden, self.output]
 

@@ -139,8 +139,8 @@ class PICNN(_PartiallyConvex):
     x_dim, y_dim: sizes of x and y.
     hidden: widths of the u_i and z_i.
     activation, x_activation: g and g̃, names or Activations; g̃ may be anything.
-    positivity: how W^z ≥ 0 is kept: "project" (icnn.project_ after each optimiser step), "abs", "square", "softplus" or
-        "exp".
+    positivity: how W^z ≥ 0 is kept: by a map, "abs", "square", "softplus" or "exp", or by "project", which is
+        icnn.project_ after each optimiser step.
     coupling: False removes the W^z path, all else equal: f = W^y (y ∘ (W^{yu} u + b^y)) + W^u u + b, which is
         affine in y.
     skips: False leaves the W^y path out of all layers but the first. options: see `Options`.
@@ -156,7 +156,7 @@ class PICNN(_PartiallyConvex):
         hidden: Sequence[int] = (600,),
         activation: str | Activation = "relu",
         x_activation: str | Activation = "relu",
-        positivity: str = "project",
+        positivity: str = "abs",
         coupling: bool = True,
         skips: bool = True,
         **options: Unpack[Options],
@@ -185,7 +185,7 @@ class ConvPICNN(_PartiallyConvex):
         dense: Sequence[int] = (512,),
         activation: str | Activation = "relu",
         x_activation: str | Activation = "relu",
-        positivity: str = "project",
+        positivity: str = "abs",
         coupling: bool = True,
         skips: bool = True,
         **options: Unpack[Options],

@@ -41,7 +41,7 @@ class MaxAffine(_OneUnit):
     Returns (*batch,) for y of shape (*batch, y_dim).
     """
 
-    def __init__(self, y_dim: int, pieces: int = 32, positivity: str = "project", **options: Unpack[Options]) -> None:
+    def __init__(self, y_dim: int, pieces: int = 32, positivity: str = "abs", **options: Unpack[Options]) -> None:
         super().__init__(y_dim, maxout(pieces), positivity, **options)
 
 
@@ -57,7 +57,7 @@ class LogSumExp(_OneUnit):
         y_dim: int,
         pieces: int = 32,
         temperature: float = 1.0,
-        positivity: str = "project",
+        positivity: str = "abs",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(y_dim, log_sum_exp(pieces, temperature), positivity, **options)

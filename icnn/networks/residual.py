@@ -12,7 +12,7 @@ from .ficnn import ConvexLayer
 from .initialisation import SAMPLE, Affine, measured, path_share
 from .network import ConvexNetwork, Options, sizes
 from .operators import Dense, Operator, Shape, grouped
-from .terms import direct
+from .terms import first
 
 
 class ResidualICNN(ConvexNetwork):
@@ -44,7 +44,7 @@ class ResidualICNN(ConvexNetwork):
         depth: int = 8,
         step: float | None = None,
         activation: str | Activation = "relu",
-        positivity: str = "project",
+        positivity: str = "abs",
         output: str | Activation | None = None,
         convex: bool = True,
         **options: Unpack[Options],
@@ -64,7 +64,7 @@ class ResidualICNN(ConvexNetwork):
     def _fill(self, y_shape: Shape, width: int, depth: int, positivity: str) -> None:
         lift, *steps = [Dense(y_shape, (width,))] + [Dense((width,), (width,))] * (depth - 1)
         lift, *steps, last = grouped([lift, *steps, Dense((width,), (1,))], self.activation.pieces)
-        self.layers.append(ConvexLayer(None, direct(lift, positivity, self._signs)))
+        self.layers.append(ConvexLayer(None, first(lift, positivity, self._signs)))
         y = torch.randn(SAMPLE, *y_shape)
         z = self.activation(self.layers[0]()(None, y))
         variance = 2 * path_share(self.activation)

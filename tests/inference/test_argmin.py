@@ -231,7 +231,7 @@ def test_x_that_does_not_fit() -> None:
 
 
 def test_a_network_that_awaits_projection_is_refused() -> None:
-    f = build("PICNN")
+    f = icnn.PICNN(4, 5, (6,), positivity="project").double()
     with torch.no_grad():
         f.layers[-1].path.raw.sub_(1.0)  # pyright: ignore
     with pytest.raises(ValueError, match=r"not convex in y.*project_"):

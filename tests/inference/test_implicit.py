@@ -160,9 +160,9 @@ def test_second_order_of_a_piecewise_linear_energy(max_iter: int) -> None:
 def test_second_order_of_a_smooth_energy_is_refused() -> None:
     f = build("PICNN", "softplus")
     y = icnn.argmin(f, context(f, 2)).y
-    slopes = torch.autograd.grad(y.square().sum(), weights(f), create_graph=True, materialize_grads=True)
-    with pytest.raises((RuntimeError, icnn.SolverError), match=r"once_differentiable|second order"):
-        torch.stack([slope.square().sum() for slope in slopes]).sum().backward()
+    for loss in (y.square().sum(), y.sum()):  # of the second, the cotangent depends on nothing
+        with pytest.raises(RuntimeError, match="second order"):
+            torch.autograd.grad(loss, weights(f), create_graph=True, materialize_grads=True)
 
 
 def test_only_y_is_differentiable() -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from icnn.networks import (
     FICNN,
     PICNN,
     POSITIVITY,
+    Constrained,
     ConvexNetwork,
     ConvFICNN,
     ConvPICNN,
@@ -93,9 +95,9 @@ def train(f: ConvexNetwork, steps: int = 3) -> None:
 def test_convex_and_curved_at_the_start_and_after_training(name: str, positivity: str, activation: str) -> None:
     f = build(name, positivity=positivity, activation=activation)
     before = copy.deepcopy(f.state_dict())
+    assert curvature(f) > 1e-3, "an affine network would pass the next line"
     for _ in range(2):
         assert gaps(f).max() <= ROUNDING
-        assert curvature(f) > 1e-3, "an affine network would pass the line above"
         assert f.is_convex()
         train(f)
     assert any(not torch.equal(value, before[key]) for key, value in f.state_dict().items())
@@ -103,7 +105,7 @@ def test_convex_and_curved_at_the_start_and_after_training(name: str, positivity
 
 @every_architecture
 def test_negative_weights_break_convexity_so_the_check_can_fail(name: str) -> None:
-    f = build(name)
+    f = build(name, positivity="project")
     with torch.no_grad():
         f.layers[-1].path.raw.neg_()  # pyright: ignore
     assert gaps(f).max() > 1e-3
@@ -262,3 +264,21 @@ def test_no_hidden_layer_leaves_an_affine_function(activation: str) -> None:
     assert f.smooth
     assert f.piecewise_linear
     torch.testing.assert_close(f(torch.eye(3)) - f(torch.zeros(3)), f.layers[0].skip.weight[0])  # pyright: ignore
+
+
+@every_architecture
+def test_each_weight_is_mapped_once_for_values_their_slopes_and_the_gradients_of_both(name: str) -> None:
+    f, mapped = build(name, positivity="softplus"), []
+    parts = [part for part in f.modules() if isinstance(part, Constrained)]
+    for part in parts:
+
+        def counted(raw: Tensor, scale: float, forward=part.positivity.forward) -> Tensor:
+            mapped.append(raw)
+            return forward(raw, scale)
+
+        part.positivity = replace(part.positivity, forward=counted)
+    value, y = energy(f, 3), point(f.y_shape, 3).requires_grad_()
+    first, second = value(y), value(2 * y.detach())
+    (slope,) = torch.autograd.grad(first.sum(), y, create_graph=True)
+    (slope.square().sum() + second.sum()).backward()
+    assert len(mapped) == len(parts) > 0

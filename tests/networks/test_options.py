@@ -132,7 +132,8 @@ def test_monotone_in_all_inputs(name: str, positivity: str, sign: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda **o: FICNN(3, (6,), **o), lambda **o: PICNN(2, 3, (6,), **o), lambda **o: ResidualICNN(3, 6, **o)]
+    "make",
+    [lambda **o: FICNN(3, (20,), **o), lambda **o: PICNN(2, 3, (20,), **o), lambda **o: ResidualICNN(3, 20, **o)],
 )
 def test_monotone_in_some_inputs(make) -> None:
     f = make(monotone=(1, 0, -1)).double()
@@ -150,7 +151,7 @@ def test_signs_of_channels() -> None:
 
 
 def test_a_broken_sign_is_reported_until_projection() -> None:
-    f = FICNN(3, (4,), monotone=(1, 0, -1))
+    f = FICNN(3, (4,), positivity="project", monotone=(1, 0, -1))
     skip = f.layers[0].skip
     assert isinstance(skip, Signed)
     with torch.no_grad():

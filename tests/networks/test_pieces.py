@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import icnn
-from icnn.networks import FICNN, PICNN, DifferenceOfConvex, LogSumExp, MaxAffine, falsify
+from icnn.certificates import falsify
+from icnn.networks import FICNN, PICNN, DifferenceOfConvex, LogSumExp, MaxAffine
 
 MODELS = [lambda **o: MaxAffine(3, 7, **o), lambda **o: LogSumExp(3, 7, 0.4, **o)]
 every_model = pytest.mark.parametrize("make", MODELS, ids=["max", "log-sum-exp"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icnn.networks import FICNN, DifferenceOfConvex, report
+from icnn.networks import FICNN, POSITIVITY, DifferenceOfConvex, MaxAffine, NonNegative, Signed, project_, report
 from icnn.networks.activations import ACTIVATIONS
 from icnn.networks.network import ConvexNetwork
 
@@ -35,10 +35,78 @@ def test_features_are_those_of_the_formula() -> None:
 def test_dead_units_are_counted() -> None:
     f = FICNN(3, (6, 5))
     with torch.no_grad():
-        f.layers[0].skip.bias[:2] = -1e3  # pyright: ignore
+        f.layers[0].skip.bias.zero_()[:2] = -1e3  # pyright: ignore
     first, second = report(f, torch.randn(50, 3)).layers
     assert first.dead == 2
     assert second.dead == 0
+
+
+@pytest.mark.parametrize("positivity", POSITIVITY)
+@pytest.mark.parametrize("size", [0.0, 1e-8, 1e-3])
+def test_dead_weights_are_those_that_do_nothing_and_cannot_leave(positivity: str, size: float) -> None:
+    """Under "abs" and "project" a small weight moves as freely as a large one; at zero it does not."""
+    f, y = FICNN(3, (6, 5), positivity=positivity).double(), point((3,), 20)
+    assert [layer.dead_weights for layer in report(f, y).layers] == [None, 0.0]
+    path = f.layers[1].path
+    assert isinstance(path, NonNegative)
+    with torch.no_grad():
+        path.raw[0, :3] = path.positivity.raw(torch.full((3,), size * path.scale, dtype=torch.float64), path.scale)
+    dead = size == 0 or (size == 1e-8 and positivity in ("square", "softplus", "exp"))
+    found = report(f, y)
+    assert found.layers[1].dead_weights == pytest.approx(3 / 30 if dead else 0)
+    assert found.dead_weights == 0
+    assert ("10.0%" in str(found)) == dead
+
+
+@pytest.mark.parametrize("positivity", ["square", "softplus", "exp"])
+def test_an_optimiser_does_not_move_dead_weights(positivity: str) -> None:
+    f, y = FICNN(3, (6,), positivity=positivity).double(), point((3,), 50)
+    path = f.layers[1].path
+    assert isinstance(path, NonNegative)
+    with torch.no_grad():
+        path.raw[0, 0] = path.positivity.raw(torch.tensor(1e-9 * path.scale).double(), path.scale)
+    before, optimiser = path.weight.detach().clone(), torch.optim.SGD(f.parameters(), 1e-3)
+    assert report(f, y).dead_weights == pytest.approx(1 / 6)
+    for _ in range(20):
+        optimiser.zero_grad()
+        (f(y) - y.square().sum(-1)).square().mean().backward()
+        optimiser.step()
+    change = (path.weight - before).abs().detach()[0]
+    assert change[0] < 1e-3 * change[1:].max()
+    assert report(f, y).dead_weights == pytest.approx(1 / 6)
+
+
+def test_projection_kills_weights() -> None:
+    f, y = FICNN(3, (6, 5), positivity="project"), torch.randn(20, 3)
+    path = f.layers[2].path
+    assert isinstance(path, NonNegative)
+    with torch.no_grad():
+        path.raw[0, :2] = -1.0
+    assert report(f, y).dead_weights == pytest.approx(2 / 5)
+    assert report(project_(f), y).dead_weights == pytest.approx(2 / 5)
+
+
+def test_only_weights_that_must_keep_a_sign_are_counted() -> None:
+    f, y = FICNN(3, (4,), positivity="square", monotone=(1, 0, -1)), torch.randn(20, 3)
+    skip = f.layers[0].skip
+    assert isinstance(skip, Signed)
+    with torch.no_grad():
+        skip.raw[:] = 0.0
+    (layer,) = report(f, y).layers
+    assert layer.dead_weights == 1.0
+    with torch.no_grad():
+        skip.raw[:, 2] = 1.0
+    assert report(f, y).layers[0].dead_weights == 0.5
+    assert report(MaxAffine(3), y).dead_weights is None
+
+
+def test_the_quadratic_term_counts_with_f() -> None:
+    f, y = FICNN(3, (4,), quadratic=1, positivity="project"), torch.randn(20, 3)
+    assert f.quadratic is not None
+    assert f.quadratic.diagonal is not None
+    with torch.no_grad():
+        f.quadratic.diagonal.raw.zero_()
+    assert report(f, y).dead_weights == pytest.approx(3 / 7)
 
 
 def test_collapse_is_seen() -> None:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import icnn
-from icnn.networks import CONVEX_ACTIVATIONS, POSITIVITY, ResidualICNN, falsify, report
+from icnn.certificates import falsify
+from icnn.networks import CONVEX_ACTIVATIONS, POSITIVITY, ResidualICNN, report
 
 
 @pytest.mark.parametrize(("activation", "g"), [("relu", F.relu), ("softplus", F.softplus)])

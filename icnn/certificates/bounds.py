@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .certify_walk import Box, Stopped, walk
+from .walk import Box, Stopped, walk
 
 
 class Interval(NamedTuple):
@@ -23,7 +23,8 @@ def output_bounds(
         lower ≤ f(v) ≤ upper   for all v_i ∈ [lower_i, upper_i]
 
     They hold in real arithmetic and need not be tight: each operation takes the worst of its arguments, as if they
-    varied independently. Where an operation has no rule they are infinite.
+    varied independently. Where an operation has no rule they are infinite. Tighter ones for a convex network at
+    given x, over a box of y: `icnn.extrema`.
 
     f, arguments: as in certify; integers and masks are taken as given.
     bounds: lower and upper bounds of arguments, by name or position, numbers or tensors; others are unbounded.

@@ -4,16 +4,18 @@ g(v) is convex if g is convex on the range of v and v is affine, or v convex and
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, pi, sqrt
+from math import e, inf, pi, sqrt
 from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .certify_facts import Facts, Profile, facts, finite_size, known, negative
+from .algebra import finite_size, negative
+from .facts import Facts, Profile, facts, known
+from .forms import form_of_product
 
 Interval = tuple[float, float]
 LINE: tuple[Interval, ...] = ((-inf, inf),)
@@ -79,7 +81,7 @@ class Scalar:
             return f"{self.name} of a value that may leave its domain"
         if value.describe() == "affine":
             return f"{self.name} is neither convex nor concave on the range of its argument"
-        return f"{self.name} of a {value.describe()} value"
+        return f"{self.name} of {value.named} value"
 
 
 def _within(low: Tensor, high: Tensor, intervals: tuple[Interval, ...]) -> Tensor:
@@ -103,12 +105,25 @@ EXP = _growing("exp", torch.exp, convex=LINE, image=(0.0, inf))
 SQRT = Scalar("sqrt", torch.sqrt, concave=RIGHT, rising=RIGHT, domain=(0.0, inf), image=(0.0, inf))
 LOG = _positive("log", torch.log, concave=RIGHT, rising=RIGHT)
 RECIPROCAL = _positive("division", torch.reciprocal, convex=RIGHT, falling=RIGHT, image=(0.0, inf))
+COSH = Scalar("cosh", torch.cosh, convex=LINE, rising=RIGHT, falling=LEFT, turns=(0.0,), image=(1.0, inf))
+LOG1P = Scalar("log1p", torch.log1p, (), ((-1.0, inf),), ((-1.0, inf),), domain=(-1.0, inf), strict=True)
+ENTROPY = Scalar(
+    "special_entr",
+    torch.special.entr,
+    concave=RIGHT,
+    rising=((0.0, 1 / e),),
+    falling=((1 / e, inf),),
+    turns=(1 / e,),
+    domain=(0.0, inf),
+    image=(-inf, 0.3679),
+)
 SIGMOID = _growing("sigmoid", torch.sigmoid, convex=LEFT, concave=RIGHT, image=(0.0, 1.0))
 
 _PLAIN = (
     RELU,
     ABS,
     SIGMOID,
+    ENTROPY,
     _growing("expm1", torch.expm1, convex=LINE),
     _growing("exp2", torch.exp2, convex=LINE, image=(0.0, inf)),
     _growing("tanh", torch.tanh, convex=LEFT, concave=RIGHT, image=(-1.0, 1.0)),
@@ -121,7 +136,6 @@ _PLAIN = (
     Scalar("round", torch.round),
     _growing("sign", torch.sign, image=(-1.0, 1.0)),
     _growing("hardsigmoid", F.hardsigmoid, convex=((-inf, 3.0),), concave=((-3.0, inf),), image=(0.0, 1.0)),
-    Scalar("cosh", torch.cosh, convex=LINE, rising=RIGHT, falling=LEFT, turns=(0.0,), image=(1.0, inf)),
     Scalar("sin", torch.sin, image=(-1.0, 1.0)),
     Scalar("cos", torch.cos, image=(-1.0, 1.0)),
     Scalar("gelu", F.gelu, image=(-0.18, inf)),
@@ -131,7 +145,6 @@ _PLAIN = (
     _positive("log2", torch.log2, concave=RIGHT, rising=RIGHT),
     _positive("log10", torch.log10, concave=RIGHT, rising=RIGHT),
     _positive("rsqrt", torch.rsqrt, convex=RIGHT, falling=RIGHT, image=(0.0, inf)),
-    Scalar("log1p", torch.log1p, concave=((-1.0, inf),), rising=((-1.0, inf),), domain=(-1.0, inf), strict=True),
 )
 SCALARS: Mapping[str, Scalar] = MappingProxyType({scalar.name: scalar for scalar in _PLAIN})
 
@@ -207,7 +220,9 @@ def square(value: Facts) -> Facts:
     """v²; its root |v| is convex where v is affine, or convex and of one sign."""
     found = SQUARE(value)
     rooted = value.magnitude_convex
-    return _with(found, rooted=rooted, profile=Profile(value, -inf, inf, quadratic=1.0))
+    found = _with(found, rooted=rooted, profile=Profile(value, -inf, inf, quadratic=1.0))
+    form = form_of_product(value, value)
+    return found if form is None else replace(found, form=form._replace(settled=True))
 
 
 def root(value: Facts) -> Facts:
@@ -238,6 +253,23 @@ def logarithm(value: Facts) -> Facts:
     """log v; convex where v is log-convex."""
     found = LOG(value)
     return _with(found, convex=found.convex | value.logconvex)
+
+
+def log_one_plus(value: Facts) -> Facts:
+    """log(1 + v); convex where v is log-convex."""
+    found = LOG1P(value)
+    return _with(found, convex=found.convex | value.logconvex)
+
+
+def hyperbolic_cosine(value: Facts) -> Facts:
+    """cosh v; its logarithm is convex and grows with |v|."""
+    return _with(COSH(value), logconvex=value.magnitude_convex)
+
+
+def softshrink(threshold: float) -> Scalar:
+    """v − λ above λ, v + λ below −λ, 0 between."""
+    function = partial(F.softshrink, lambd=threshold)
+    return _growing("softshrink", function, convex=((-threshold, inf),), concave=((-inf, threshold),))
 
 
 def _with(found: Facts, **changes) -> Facts:

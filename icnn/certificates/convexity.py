@@ -4,8 +4,9 @@ f is convex on a box exactly if no chord lies below it: for y₁, y₂ in the bo
 
     gap = f(t y₁ + (1 − t) y₂) − t f(y₁) − (1 − t) f(y₂) ≤ 0.
 
-Chords are proposed by three searches, from cheap to thorough: at random; by ascent of the gap over both ends
-and t; along the eigenvector of the smallest eigenvalue of the Hessian. One check judges them all.
+Chords are proposed by four searches, from cheap to thorough: at random; the worst of many on each of many lines; by
+ascent of the gap over both ends and t; along the eigenvector of the smallest eigenvalue of the Hessian. One check
+judges them all.
 """
 
 import copy
@@ -16,13 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .chords import BoxedEnergy, Chords, ascend, curvature_chords, random_chords
+from .chords import BoxedEnergy, Chords, ascend, curvature_chords, line_chords, random_chords
 
 Bound = float | int | Tensor
 
 # Rounding of f relative to its size. A network sums up to 10⁴ products per unit, which costs at most 10⁴ ·
 # 2⁻⁵³ = 10⁻¹² of the terms in float64; the rest allows for terms that cancel down to a hundredth.
 ROUNDING = 1e-10
+ROUNDS_OF_LINES = 8  # about as many evaluations as the ascent
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,8 @@ def _searches(
     f: object, domain: BoxedEnergy, chords: Chords, steps: int, generator: torch.Generator
 ) -> Iterator[Chords]:
     yield chords
+    for _ in range(ROUNDS_OF_LINES):
+        yield line_chords(domain, tuple(chords.t.shape), generator)
     yield ascend(domain, chords, steps)
     if not getattr(f, "piecewise_linear", False):
         yield from curvature_chords(domain, chords.y1, generator)

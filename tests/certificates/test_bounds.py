@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icnn.certificates.bounds import Interval, output_bounds
 from icnn.networks import FICNN, PICNN, ConvFICNN, ConvPICNN
-from icnn.networks.bounds import Interval, output_bounds
 
 Y = torch.zeros(1, 3)
 NETWORKS = [
@@ -51,6 +51,21 @@ FUNCTIONS = {
     "steep": lambda y: F.leaky_relu(y, -0.5),
     "softmax": lambda y: 3 * torch.softmax(y, -1) - 1,
     "cosh": torch.cosh,
+    "layer norm": lambda y: F.layer_norm(y, (3,), torch.tensor([1.0, -2, 0]).double(), torch.ones(3).double()),
+    "group norm": lambda y: F.group_norm(y[:, None], 1, torch.ones(1).double()),
+    "instance norm": lambda y: F.instance_norm(y[None]),
+    "Huber": lambda y: F.huber_loss(y, torch.full_like(y, 0.3), reduction="none", delta=0.4),
+    "smooth l1": lambda y: F.smooth_l1_loss(y, torch.full_like(y, 0.3), reduction="none", beta=0.0),
+    "squared error": lambda y: F.mse_loss(y, torch.full_like(y, 0.3), reduction="none"),
+    "distances": lambda y: torch.cdist(y, torch.eye(3).double(), p=3.0),
+    "hypotenuse": lambda y: torch.hypot(y, y - 1),
+    "entropy": lambda y: torch.special.entr((y + 2) / 5),
+    "negative entropy": lambda y: torch.xlogy(y + 3, 3 + y),
+    "running maximum": lambda y: y.cummax(-1).values,
+    "linear interpolation": lambda y: F.interpolate(y[:, None], scale_factor=2.0, mode="linear"),
+    "soft shrinkage": lambda y: F.softshrink(y, 0.7),
+    "quadratic form": lambda y: (y * (y @ torch.tensor([[2.0, 1, 0], [1, 2, 0], [0, 0, 1]]).double())).sum(-1),
+    "logistic loss": lambda y: F.binary_cross_entropy_with_logits(y, torch.full_like(y, 0.3), reduction="none"),
     "clamp": lambda y: y.clamp(-0.3, 0.2) * y,
     "fraction": lambda y: y.abs() ** 0.3 + (y + 3) ** -2,
 }
@@ -62,6 +77,18 @@ def test_functions_stay_within(name: str) -> None:
     found = interval(f, Y.double(), bounds={0: (-2.0, 1.5)})
     values = f(torch.empty(5000, 3).uniform_(-2, 1.5).double())
     assert bool(((values >= found.lower - 1e-12) & (values <= found.upper + 1e-12)).all())
+
+
+def test_what_is_standardised_is_bounded_without_a_box() -> None:
+    weight, bias = torch.tensor([1.0, -2.0, 0.0]).double(), torch.tensor([0.5, 0.0, 3.0]).double()
+    found = interval(lambda y: F.layer_norm(y, (3,), weight, bias), Y.double(), bounds={})
+    torch.testing.assert_close(found.upper[0], 3**0.5 * weight.abs() + bias)
+    torch.testing.assert_close(found.lower[0], -(3**0.5) * weight.abs() + bias)
+
+
+def test_a_quadratic_form_with_positive_eigenvalues_is_not_negative() -> None:
+    found = interval(lambda y: (y * (y @ torch.tensor([[2.0, -1], [-1, 2]]))).sum(-1), torch.zeros(2), bounds={})
+    assert float(found.lower) == 0
 
 
 def test_tight_where_each_input_is_used_once() -> None:

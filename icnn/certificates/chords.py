@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 LANCZOS_STEPS = 24
+POINTS = 65  # of a line, ends included
+STRIDES = (1, 2, 4, 8, 16)  # between the ends of a chord of a line and its middle
 REACHES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of chords along an eigenvector, in units of the box
 
 
@@ -39,6 +41,11 @@ class BoxedEnergy:
     def per_point(self, t: Tensor) -> Tensor:
         return t.reshape(*t.shape, *(1 for _ in self.y_shape))
 
+    def uniform(self, lead: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Points of the box."""
+        share = torch.rand(*lead, *self.y_shape, generator=generator, dtype=torch.float64)
+        return torch.lerp(self.lower, self.upper, share.to(self.lower.device))
+
     def gap(self, chords: Chords) -> tuple[Tensor, Tensor]:
         """By how much f exceeds the chord, and the size of f there."""
         y1, y2, t = chords
@@ -50,14 +57,25 @@ class BoxedEnergy:
 
 def random_chords(domain: BoxedEnergy, lead: tuple[int, ...], generator: torch.Generator) -> Chords:
     """Ends uniform in the box; every other chord shortened, down to a thousandth, for local violations."""
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=torch.float64).to(domain.lower.device)
-
-    y1, y2 = (torch.lerp(domain.lower, domain.upper, uniform(*lead, *domain.y_shape)) for _ in range(2))
-    reach = 10 ** (-3 * uniform(*lead))
+    y1, y2 = (domain.uniform(lead, generator) for _ in range(2))
+    reach, t = (torch.rand(lead, generator=generator, dtype=torch.float64).to(y1.device) for _ in range(2))
+    reach = 10 ** (-3 * reach)
     reach[::2] = 1
-    return Chords(y1, torch.lerp(y1, y2, domain.per_point(reach)), 0.1 + 0.8 * uniform(*lead))
+    return Chords(y1, torch.lerp(y1, y2, domain.per_point(reach)), 0.1 + 0.8 * t)
+
+
+@torch.no_grad()
+def line_chords(domain: BoxedEnergy, lead: tuple[int, ...], generator: torch.Generator) -> Chords:
+    """The worst chord of each of many lines across the box: a line meets many kinks, a chord few."""
+    start, end = (domain.uniform(lead, generator) for _ in range(2))
+    values = torch.stack([domain(torch.lerp(start, end, i / (POINTS - 1))) for i in range(POINTS)])
+    gaps = [values[s:-s] - (values[2 * s :] + values[: -2 * s]) / 2 for s in STRIDES]
+    best = torch.stack([gap.amax(0) for gap in gaps]).argmax(0, keepdim=True)
+    middles = torch.stack([gap.argmax(0) + s for gap, s in zip(gaps, STRIDES, strict=True)])
+    middle, half = middles.gather(0, best)[0], torch.tensor(STRIDES, device=best.device)[best[0]]
+    ends = (domain.per_point((middle + side * half) / (POINTS - 1)) for side in (-1, 1))
+    y1, y2 = (torch.lerp(start, end, at.to(start)) for at in ends)
+    return Chords(y1, y2, torch.full(lead, 0.5).to(start))
 
 
 def ascend(domain: BoxedEnergy, chords: Chords, steps: int) -> Chords:

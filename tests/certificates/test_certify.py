@@ -11,6 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks._edits import EDITS, REFUSED, Users, steep, unproject_
+from icnn.certificates import falsify
+from icnn.certificates.facts import Node
+from icnn.certificates.verdict import Curvature, Verdict, certify
 from icnn.networks import (
     CONVEX_ACTIVATIONS,
     FICNN,
@@ -19,12 +23,9 @@ from icnn.networks import (
     ConvFICNN,
     ConvPICNN,
     ResidualICNN,
-    falsify,
     project_,
     units,
 )
-from icnn.networks.certify_facts import Node
-from icnn.networks.certify_verdict import Curvature, Verdict, certify
 
 CONVEX, CONCAVE, AFFINE, UNKNOWN = Curvature.CONVEX, Curvature.CONCAVE, Curvature.AFFINE, Curvature.UNKNOWN
 CONVS, DENSE = ((3, 3, 1), (4, 2, 2)), (6,)
@@ -75,10 +76,9 @@ def test_examples_may_have_any_batch_and_type(batch: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_weight_that_was_not_projected_stops_it_where_it_is(name: str) -> None:
-    f = ARCHITECTURES[name]()
+    f = ARCHITECTURES[name](positivity="project")
     for number in range(1, len(f.layers)):
-        with torch.no_grad():
-            f.layers[number].path.raw.flatten()[-1] = -0.25
+        unproject_(f, number)
         verdict = certify(f)
         assert verdict.curvature is UNKNOWN
         assert verdict.node is not None
@@ -92,76 +92,6 @@ def test_nan_weights_prove_nothing() -> None:
     with torch.no_grad():
         f.layers[1].path.raw[0, 0] = math.nan  # pyright: ignore
     assert certify(f).curvature is UNKNOWN
-
-
-class Users(nn.Module):
-    """A network as somebody might write it, with one place open to an edit."""
-
-    def __init__(self, edit: str = "") -> None:
-        super().__init__()
-        self.edit = edit
-        self.first, self.second, self.skip = nn.Linear(3, 8), nn.Linear(8, 1), nn.Linear(3, 8, bias=False)
-        self.mix, self.norm, self.drop = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
-        with torch.no_grad():
-            self.mix.weight.abs_()
-            self.second.weight.abs_()
-            if edit == "negative weight":
-                self.second.weight[0, 2] = -0.5
-            if edit == "negative scale":
-                self.norm.weight[3] = -1.0
-        self.train(edit in ("dropout", "statistics"))
-        self.drop.train(edit == "dropout")
-        self.norm.train(edit == "statistics")
-
-    def forward(self, y: Tensor) -> Tensor:
-        z = F.relu(self.first(y))
-        z = self.drop(self.norm(z))
-        z = {
-            "decreasing": lambda: F.relu(-self.mix(z)),
-            "sigmoid": lambda: torch.sigmoid(self.mix(z)),
-            "sine": lambda: torch.sin(self.mix(z)),
-            "gelu": lambda: F.gelu(self.mix(z)),
-            "selu": lambda: F.selu(self.mix(z)),
-            "subtracted": lambda: F.relu(self.mix(z)) - z,
-            "minimum": lambda: torch.minimum(self.mix(z), self.skip(y)),
-            "product": lambda: z * self.skip(y),
-            "division": lambda: self.mix(z) / (2 + self.skip(y).square()),
-            "square": lambda: (self.mix(z) - 9).square(),
-            "branch": lambda: z if bool((z > 0).all()) else -z,
-            "in place": lambda: self._scattered(z),
-            "random": lambda: z + torch.randn(8),
-        }.get(self.edit, lambda: F.softplus(self.mix(z) + self.skip(y)))()
-        out = self.second(z).squeeze(-1)
-        return torch.log(1 + F.relu(out)) if self.edit == "outer" else out
-
-    def _scattered(self, z: Tensor) -> Tensor:
-        buffer = torch.zeros(z.shape[0], 8)
-        buffer[:, :4] = -z[:, :4]
-        return buffer
-
-
-EDITS = {
-    "negative weight": (Node("second", "addmm"), "-0.5"),
-    "negative scale": (Node("norm", "native_batch_norm"), "may be negative"),
-    "decreasing": (Node("", "relu"), "relu of a concave value"),
-    "sigmoid": (Node("", "sigmoid"), "sigmoid of a convex value"),
-    "sine": (Node("", "sin"), "sin of a convex value"),
-    "gelu": (Node("", "gelu"), "gelu of a convex value"),
-    "selu": (Node("", "elu"), "elu of a convex value"),
-    "subtracted": (Node("", "sub"), "subtraction of a convex value"),
-    "minimum": (Node("", "minimum"), "minimum of a convex and of a affine value"),
-    "product": (Node("", "mul"), "both depend on the inputs"),
-    "division": (Node("", "div"), "division by a value that depends"),
-    "square": (Node("", "pow"), "square of a convex value"),
-    "outer": (Node("", "log"), "log of a convex value"),
-}
-REFUSED = {
-    "statistics": (Node("norm", "native_batch_norm"), "eval()"),
-    "dropout": (Node("drop", "bernoulli_"), "random"),
-    "random": (Node("", "randn"), "random"),
-    "branch": (Node("", "_local_scalar_dense"), "depends on the values"),
-    "in place": (Node("", "copy_"), "in place"),
-}
 
 
 def test_a_users_network_is_convex() -> None:
@@ -180,13 +110,7 @@ def test_an_edit_is_named(edit: str) -> None:
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_chord_shows_that_the_edit_matters(edit: str) -> None:
-    f = Users(edit)
-    with torch.no_grad():
-        for layer in (f.first, f.skip):
-            layer.weight.mul_(3)
-        if edit == "negative weight":
-            f.second.weight[0, 2] = -3.0
-    assert falsify(f, y_shape=(3,), bounds=(-3, 3)) is not None
+    assert falsify(steep(edit), y_shape=(3,), bounds=(-3, 3)) is not None
 
 
 def test_gates_of_unknown_sign_stop_it() -> None:
@@ -204,6 +128,7 @@ def test_gates_of_unknown_sign_stop_it() -> None:
     assert certify(lambda x, y: gated(1 / (1 + F.softplus(x)), y), Y, Y).curvature is CONVEX
 
 
+SKEW = torch.tensor([[0.0, 5.0, 0.0], [-5.0, 0.0, 2.0], [0.0, -2.0, 0.0]])
 Q = torch.tensor([[2.0, -1.0, 0.3], [-1.0, 3.0, 0.0], [0.3, 0.0, 1.0]])
 PROGRAMS: dict[str, tuple[Callable[[Tensor], Tensor], Curvature]] = {
     "norm of a map": (lambda y: torch.linalg.vector_norm(y @ Q, dim=-1), CONVEX),
@@ -214,7 +139,7 @@ PROGRAMS: dict[str, tuple[Callable[[Tensor], Tensor], Curvature]] = {
     "squared norm": (lambda y: torch.linalg.vector_norm(y, dim=-1) ** 2, CONVEX),
     "log-sum-exp": (lambda y: torch.logsumexp(y @ Q, -1), CONVEX),
     "log-sum-exp by hand": (lambda y: torch.log(torch.exp(y @ Q).sum(-1) + 1), CONVEX),
-    "log1p of exp is not followed": (lambda y: torch.log1p(torch.exp(y)), UNKNOWN),
+    "log1p of exp": (lambda y: torch.log1p(torch.exp(y)), CONVEX),
     "maxout": (lambda y: (y @ Q).unflatten(-1, (3, 1)).amax(-2).sum(-1), CONVEX),
     "max pooling": (lambda y: F.max_pool1d(y @ Q, 3), CONVEX),
     "average pooling": (lambda y: F.avg_pool2d(F.relu(y)[None], (1, 3)), CONVEX),
@@ -266,6 +191,69 @@ PROGRAMS: dict[str, tuple[Callable[[Tensor], Tensor], Curvature]] = {
     "masked": (lambda y: y.exp()[:, torch.tensor([True, False, True])].sum(-1), CONVEX),
     "indexed": (lambda y: y.exp()[:, torch.tensor([0, 0, 2])].sum(-1), CONVEX),
     "einsum": (lambda y: torch.einsum("bi,ij->b", y.exp(), Q.abs()), CONVEX),
+    "quadratic form": (lambda y: (y * (y @ Q)).sum(-1), CONVEX),
+    "quadratic form, image first": (lambda y: (y @ Q * y).sum(-1), CONVEX),
+    "quadratic form by einsum": (lambda y: torch.einsum("bi,ij,bj->b", y, Q, y), CONVEX),
+    "quadratic form of one vector": (lambda y: y[0] @ Q @ y[0], CONVEX),
+    "quadratic form by dot": (lambda y: torch.dot(y[0], Q @ y[0]), CONVEX),
+    "quadratic form by pairs": (lambda y: (y[..., None] * y[..., None, :] * Q).sum((-1, -2)), CONVEX),
+    "quadratic form and its linear term": (lambda y: (y * (y @ Q + Q[0])).sum(-1) - y.sum(-1), CONVEX),
+    "quadratic form of a centred value": (lambda y: ((y - Q[0]) * ((y - Q[0]) @ Q)).sum(-1) / 2, CONVEX),
+    "quadratic form with a skew part": (lambda y: (y * (y @ (Q + SKEW))).sum(-1), CONVEX),
+    "negative quadratic form": (lambda y: -(y * (y @ Q)).mean(-1), CONCAVE),
+    "indefinite quadratic form": (lambda y: (y * (y @ (Q - torch.eye(3)))).sum(-1), UNKNOWN),
+    "quadratic form without two of three": (
+        lambda y: (y * (y @ torch.diag(torch.tensor([2.0, 0, 0])))).sum(-1),
+        CONVEX,
+    ),
+    "singular quadratic form": (lambda y: (y * (y @ torch.ones(3, 3))).sum(-1), UNKNOWN),
+    "summed over the other dimension": (lambda y: (y * (y @ Q)).sum(0), UNKNOWN),
+    "weighted after the product": (lambda y: (y * (y @ Q) * torch.tensor([1.0, 99.0, 1.0])).sum(-1), UNKNOWN),
+    "not summed": (lambda y: y * (y @ Q), UNKNOWN),
+    "quadratic form of convex values": (lambda y: (F.relu(y) * (F.relu(y) @ SKEW.abs())).sum(-1), UNKNOWN),
+    "product with another": (lambda y: (y[0] * (y[1] @ Q)).sum(-1), UNKNOWN),
+    "products of rows": (lambda y: y @ y.mT, UNKNOWN),
+    "squares less a form": (lambda y: (4 * y.square() - y * (y @ Q)).sum(-1), CONVEX),
+    "squares less a form, each summed": (lambda y: 3 * y.square().sum(-1) - (y * (y @ Q)).sum(-1), UNKNOWN),
+    "form less squares, each summed": (lambda y: (y * (y @ Q)).sum(-1) - 0.8 * y.square().sum(-1), CONVEX),
+    "Mahalanobis distance": (lambda y: ((d := y - Q[0]) @ Q * d).sum(-1).sqrt(), CONVEX),
+    "root of a form and a linear term": (lambda y: (y * (y @ Q + 1)).sum(-1).sqrt(), UNKNOWN),
+    "max pooling that overlaps": (lambda y: F.max_pool1d(y, 3, 1, 1), CONVEX),
+    "max pooling of concave": (lambda y: F.max_pool1d(-y.exp(), 3, 1, 1), UNKNOWN),
+    "adaptive max pooling": (lambda y: F.adaptive_max_pool2d(y.exp()[None], 2), CONVEX),
+    "maximum of one": (lambda y: (-y.exp())[:, :1].amax(-1), CONCAVE),
+    "running maximum": (lambda y: y.cummax(-1).values, CONVEX),
+    "running minimum": (lambda y: y.cummin(-1).values, CONCAVE),
+    "range": (lambda y: y.aminmax(dim=-1).max - y.aminmax(dim=-1).min, CONVEX),
+    "distances": (lambda y: torch.cdist(y @ Q, Q).amin(), UNKNOWN),
+    "sum of distances": (lambda y: torch.cdist(y @ Q, Q, p=1.0).sum(), CONVEX),
+    "pairwise distance": (lambda y: F.pairwise_distance(y, Q[:2]), CONVEX),
+    "distance": (lambda y: torch.dist(y, Q[:2]), CONVEX),
+    "hypotenuse": (lambda y: torch.hypot(y, y @ Q), CONVEX),
+    "hypotenuse of mixed": (lambda y: torch.hypot(y.exp() - 1, torch.ones(())), UNKNOWN),
+    "squared error": (lambda y: F.mse_loss(y @ Q, Q[:2]), CONVEX),
+    "squared error of convex": (lambda y: F.mse_loss(y.exp(), Q[:2], reduction="sum"), UNKNOWN),
+    "Huber": (lambda y: F.huber_loss(y, Q[:2], delta=0.3), CONVEX),
+    "Huber of mixed": (lambda y: F.huber_loss(y.exp(), Q[:2]), UNKNOWN),
+    "smooth l1": (lambda y: F.smooth_l1_loss(y, Q[:2], reduction="none"), CONVEX),
+    "logistic loss": (lambda y: F.binary_cross_entropy_with_logits(y @ Q, torch.full((2, 3), 0.2)), CONVEX),
+    "weighted logistic loss": (lambda y: F.binary_cross_entropy_with_logits(y, Y, pos_weight=Q[1].abs()), CONVEX),
+    "logistic loss of convex": (lambda y: F.binary_cross_entropy_with_logits(y.exp(), Y + 1), UNKNOWN),
+    "logits of a class": (lambda y: F.cross_entropy(y @ Q, torch.tensor([0, 2]), weight=Q[0].abs()), CONVEX),
+    "likelihood": (lambda y: -F.nll_loss(y, torch.tensor([0, 2])), AFFINE),
+    "likelihood of concave": (lambda y: F.nll_loss(-y.exp(), torch.tensor([0, 2]), reduction="sum"), CONVEX),
+    "logarithm of cosh": (lambda y: torch.log(torch.cosh(y @ Q)), CONVEX),
+    "entropy": (lambda y: torch.special.entr(y.exp()), UNKNOWN),
+    "constant times a logarithm": (lambda y: torch.xlogy(Q[0].abs(), 1 + y.exp()), CONVEX),
+    "linear interpolation": (lambda y: F.interpolate(y.exp()[:, None], scale_factor=2.0, mode="linear"), CONVEX),
+    "patches": (lambda y: F.fold(F.unfold(y.exp()[None, None], 2), (2, 3), 2), CONVEX),
+    "soft shrinkage": (F.softshrink, UNKNOWN),
+    "soft shrinkage of a positive": (lambda y: F.softshrink(F.relu(y)), CONVEX),
+    "hard shrinkage": (F.hardshrink, UNKNOWN),
+    "layer norm": (lambda y: F.layer_norm(y, (3,)), UNKNOWN),
+    "group norm": (lambda y: F.group_norm(y, 3), UNKNOWN),
+    "instance norm": (lambda y: F.instance_norm(y[None]), UNKNOWN),
+    "unit length": (lambda y: F.normalize(y, dim=-1), UNKNOWN),
     "transposed": (lambda y: F.conv_transpose1d(y.exp()[:, None], Q.abs()[:1, None], torch.ones(1)), CONVEX),
 }
 
@@ -283,7 +271,51 @@ def test_programs_and_their_curvature(name: str) -> None:
     assert (verdict.node is None) == (expected is not UNKNOWN)
 
 
+def test_the_eigenvalues_of_a_form_are_named() -> None:
+    verdict = certify(lambda y: (y * (y @ torch.diag(torch.tensor([2.0, -0.5, 1.0])))).sum(-1), Y)
+    assert verdict.node == Node("", "sum")
+    assert "eigenvalues from -0.5 to 2" in verdict.reason
+    singular = certify(PROGRAMS["singular quadratic form"][0], Y)
+    assert "zero up to rounding: a sum of squares" in singular.reason
+    assert "both depend" in certify(PROGRAMS["not summed"][0], Y).reason
+    assert "more than are looked at" in certify(lambda y: (y * (y @ torch.eye(300))).sum(-1), torch.zeros(300)).reason
+
+
+def test_a_form_of_values_gated_by_the_context() -> None:
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        v = x * y
+        return (v * (v @ Q)).sum(-1)
+
+    assert certify(f, Y, Y, inputs="y").curvature is CONVEX
+    assert certify(f, Y, Y, inputs=("x", "y")).curvature is UNKNOWN
+    assert certify(lambda x, y: (y * (x * y @ Q)).sum(-1), Y, Y, inputs="y").curvature is UNKNOWN
+
+
+NORMS = {
+    "layer norm": (lambda v: F.layer_norm(v, (3,)), "native_layer_norm", "layer norm divides by"),
+    "group norm": (lambda v: F.group_norm(v[..., None], 1).squeeze(-1), "native_group_norm", "group norm divides by"),
+    "instance norm": (lambda v: F.instance_norm(v[None])[0], "native_batch_norm", "statistics of the input"),
+    "unit length": (lambda v: F.normalize(v, dim=-1), "div", "division by a value that depends on the inputs"),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_what_is_normalised_stops_it_and_of_the_context_it_is_fixed(name: str) -> None:
+    norm, operation, reason = NORMS[name]
+    verdict = certify(lambda y: norm(y.exp()).sum(-1), Y)
+    assert (verdict.node, verdict.curvature) == (Node("", operation), UNKNOWN)
+    assert reason in verdict.reason
+    assert certify(lambda x, y: (norm(x) * y).sum(-1), Y, Y, inputs="y").curvature is AFFINE
+    assert certify(lambda x, y: norm(x) * y.exp(), Y, Y, inputs="y").curvature is UNKNOWN
+    if name != "unit length":  # entries of the others are at most √3 in size
+        assert certify(lambda x, y: (norm(x) + 1.8) * y.exp(), Y, Y, inputs="y").curvature is CONVEX
+        assert certify(lambda x, y: (norm(x) + 1.7) * y.exp(), Y, Y, inputs="y").curvature is UNKNOWN
+
+
 def test_bounds_make_more_provable() -> None:
+    assert curvature(torch.special.entr, bounds={0: (0, 1)}) is CONCAVE
+    assert curvature(lambda y: torch.xlogy(y, y), bounds={"y": (0, 1)}) is CONVEX
+    assert curvature(lambda y: torch.xlogy(2, y), bounds={"y": (0.1, 1)}) is CONCAVE
     assert curvature(lambda y: y**3) is UNKNOWN
     assert curvature(lambda y: y**3, bounds={"y": (0, 2)}) is CONVEX
     assert curvature(lambda y: y**3, bounds={0: (-1, 0)}) is CONCAVE
@@ -342,13 +374,18 @@ UNARY: list[Callable[[Tensor], Tensor]] = [
     lambda v: v @ Q.to(v.dtype), lambda v: v @ Q.abs().to(v.dtype),
     lambda v: v.flip(-1), lambda v: v.amax(-1, keepdim=True) + v, lambda v: v.logsumexp(-1, keepdim=True) - v,
     lambda v: F.elu(v, 2.0), lambda v: v * 0.3 - 1, lambda v: v * torch.tensor([1.0, -1.0, 0.0]),
-    lambda v: torch.softmax(v, -1), lambda v: v.norm(dim=-1, keepdim=True).expand(v.shape), F.gelu, torch.floor,
+    lambda v: torch.softmax(v, -1), lambda v: F.max_pool1d(v, 3, 1, 1), lambda v: v.cummax(-1).values,
+    lambda v: F.huber_loss(v, Q[0].to(v).expand(v.shape), reduction="none"), lambda v: F.layer_norm(v, (3,)),
+    F.softshrink, lambda v: torch.log(torch.cosh(v)), lambda v: torch.log1p(v.exp()),
+    lambda v: v.norm(dim=-1, keepdim=True).expand(v.shape), F.gelu, torch.floor,
 ]  # fmt: skip
 BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
     torch.add, torch.sub, torch.mul, torch.maximum, torch.minimum, lambda a, b: torch.cat([a, b], -1)[..., 1:4],
     lambda a, b: a / (1 + b.abs()), lambda a, b: torch.where(torch.tensor([True, False, True]), a, b),
     lambda a, b: torch.logaddexp(a, b), lambda a, b: (a.exp() * b.exp()).log(),
-    lambda a, b: (a.square() + b.square()).sqrt(), lambda a, b: 0.2 * a + 0.8 * b,
+    lambda a, b: (a.square() + b.square()).sqrt(), torch.hypot, lambda a, b: torch.cdist(a, b).expand(a.shape),
+    lambda a, b: (a * (b @ Q.to(a))).sum(-1, keepdim=True).expand(a.shape), lambda a, b: 2 * a.square() - a * b,
+    lambda a, b: torch.einsum("bi,ij,bj->b", a, (Q + SKEW).to(a), b)[:, None] + a, lambda a, b: 0.2 * a + 0.8 * b,
 ]  # fmt: skip
 
 Step = tuple[bool, int, int, int]

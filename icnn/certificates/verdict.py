@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .certify_facts import Facts, Node
-from .certify_walk import Box, Stopped, walk
+from .facts import Facts, Node
+from .walk import Box, Stopped, walk
 
 
 class Curvature(StrEnum):

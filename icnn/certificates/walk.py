@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-from .certify_facts import Facts, Node, Stop, known, unknown, variable
-from .certify_rules import RULES, call
+from .facts import Facts, Node, Stop, known, unknown, variable
+from .forms import pending
+from .rules import RULES, call
 
 Bound = float | int | Tensor
 Box = tuple[Bound, Bound]
@@ -215,7 +216,9 @@ def _positions_of_masks(indices: list[Tensor | None]) -> list[Tensor | None]:
 def _blamed(found: Facts, sources: list[Facts], node: Node) -> Facts:
     """The facts with the node that is to blame where curvature is lost, now or before."""
     here = Stop(node, found.reason or "no rule keeps this curvature")
-    stop = next((source.stop for source in sources if source.stop is not None), None)
+    settles = found.form is not None and found.form.settled  # then products below it are not to blame
+    stops = [source.stop for source in sources if not (settles and pending(source))]
+    stop = next((stop for stop in stops if stop is not None), None)
     turn = next((source.turn for source in sources if source.turn is not None), None)
     if found.unknown:
         return replace(found, stop=stop or turn or here)

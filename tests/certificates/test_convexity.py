@@ -7,17 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn.networks import (
-    ACTIVATIONS,
-    FICNN,
-    PICNN,
-    Activation,
-    ConvFICNN,
-    ConvPICNN,
-    Violation,
-    falsify,
-    project_,
-)
+from icnn.certificates import Violation, falsify
+from icnn.networks import ACTIVATIONS, FICNN, PICNN, Activation, ConvFICNN, ConvPICNN, project_
 
 
 def excess(f, violation: Violation, *x: Tensor) -> float:
@@ -55,6 +46,17 @@ def test_finds_a_chord_that_holds(name: str) -> None:
         assert ((end >= 0) & (end <= 1)).all()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_finds_a_narrow_dent_among_many_kinks(seed: int) -> None:
+    def f(y: Tensor) -> Tensor:
+        kinks = 8 * (y[..., None] - torch.linspace(0.05, 0.95, 7).to(y)).abs().sum((-1, -2))
+        return kinks - F.relu(1e-3 - (y[..., 0] - 0.52).abs())
+
+    found = falsify(f, y_shape=(20,), seed=seed)
+    assert found is not None
+    assert excess(f, found) == pytest.approx(found.gap, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", CONVEX)
 def test_invents_nothing(name: str) -> None:
     assert falsify(CONVEX[name], y_shape=(3,)) is None
@@ -72,10 +74,10 @@ def test_bounds_are_where_it_looks() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda activation: FICNN(5, (8, 8), activation),
-        lambda activation: PICNN(3, 5, (8, 8), activation),
-        lambda activation: ConvFICNN((1, 4, 2), ((3, 2, 2),), (6,), activation),
-        lambda activation: ConvPICNN((1, 4, 2), (1, 4, 2), ((3, 2, 2),), (6,), activation),
+        lambda activation: FICNN(5, (8, 8), activation, positivity="project"),
+        lambda activation: PICNN(3, 5, (8, 8), activation, positivity="project"),
+        lambda activation: ConvFICNN((1, 4, 2), ((3, 2, 2),), (6,), activation, positivity="project"),
+        lambda activation: ConvPICNN((1, 4, 2), (1, 4, 2), ((3, 2, 2),), (6,), activation, positivity="project"),
     ],
 )
 def test_networks_before_and_after_projection(make, activation: str) -> None:
