@@ -1,8 +1,9 @@
-"""Loss curves and picture grids, drawn without a screen."""
+"""Loss curves, picture grids and maps of the plane, drawn without a screen."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -33,6 +34,23 @@ def picture_grid(file: Path, columns: Mapping[str, Tensor]) -> None:
         for row, image in enumerate(images):
             axes[row, column].imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axes[row, column].axis("off")
+    _save(figure, file)
+
+
+def flow_plot(file: Path, points: Mapping[str, Tensor]) -> None:
+    """Draw what becomes of points (n, 2): the first entry alone, then each other one with lines from the first."""
+    (first, start), *images = points.items()
+    figure = Figure(figsize=(3.6 * len(points), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(points), squeeze=False)[0]
+    panels[0].scatter(*start.mT.numpy(), s=6, color="C0")
+    panels[0].set_title(first)
+    for axes, (title, image) in zip(panels[1:], images, strict=True):
+        axes.plot(*torch.stack((start, image)).permute(2, 0, 1).numpy(), color="0.8", linewidth=0.5, zorder=0)
+        axes.scatter(*start.mT.numpy(), s=3, color="C0", alpha=0.4)
+        axes.scatter(*image.mT.numpy(), s=6, color="C3")
+        axes.set_title(title)
+    for axes in panels:
+        axes.set_aspect("equal", "datalim")
     _save(figure, file)
 
 
