@@ -53,14 +53,14 @@ class Config:
     """Dimensions of the pairs of Gaussians."""
     mixtures: tuple[int, ...] = (2, 8, 32)
     """Dimensions of the mixtures and their images under the gradient of a log-sum-exp."""
-    samples: int = 65_536
+    samples: int = 262_144
     """Points of P and of Q to learn from."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of f."""
     iterations: int = 4
     """Quasi-Newton iterations for the maximisers of a batch."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(
-        default_factory=lambda: Recipe(epochs=12, batch=512, lr=1e-2, schedule="cosine")
+        default_factory=lambda: Recipe(epochs=6, batch=512, lr=1e-2, schedule="cosine")
     )
     quick: bool = False
     """Two dimensions and few steps, to see that everything works."""
