@@ -94,7 +94,7 @@ def unscattered() -> Fit:
         f = icnn.FICNN(d, HIDDEN)
         first, *_ = parts(f, Affine)
         first.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
-        first.weight.mul_(sqrt(2))
+        first.weight.mul_(sqrt(1 + 1 / d))
         return f
 
     return network(make)

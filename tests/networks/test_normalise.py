@@ -280,7 +280,7 @@ def fit(normalise: bool, scale: float | Tensor, offset: float) -> float:
 @every_scale
 def test_training_on_badly_scaled_inputs(scale: float | Tensor, offset: float) -> None:
     fitted, without = fit(True, scale, offset), fit(False, scale, offset)
-    assert fitted < 0.7
+    assert fitted < 0.85
     assert without > 1.5 * fitted
 
 
