@@ -1,15 +1,20 @@
-"""The folder of a run: which settings it belongs to, and the record it leaves."""
+"""The folder of a run: which settings it belongs to, how it is run there, and the record it leaves."""
 
 import dataclasses
 import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
+from rich.logging import RichHandler
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 ELSEWHERE = ("out", "path")  # where things lie does not change what comes out
@@ -17,6 +22,26 @@ ELSEWHERE = ("out", "path")  # where things lie does not change what comes out
 
 class ChangedConfigError(Exception):
     """The folder holds a run with other settings."""
+
+
+def conducted(config: Any, run: Callable[[Any], None], *refusals: type[Exception]) -> int:
+    """Run an experiment in the folder config.out; the exit status of its command.
+
+    0 when done; 1 when refused, by the folder or by one of these errors; 130 when interrupted.
+    """
+    torch.set_num_threads(1)  # the nets are small: more threads would mostly wait for each other
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        claim_folder(config.out, config)
+        with logged_to(config.out / "log.txt"):
+            run(config)
+    except (ChangedConfigError, *refusals) as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.warning("interrupted: the same command continues after the last whole epoch")
+        return 130
+    return 0
 
 
 def claim_folder(out: Path, config: Any) -> None:

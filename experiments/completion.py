@@ -17,7 +17,6 @@ import torch
 import tyro
 from lightning_fabric import Fabric
 from rich import get_console
-from rich.logging import RichHandler
 from rich.markdown import Markdown
 
 import icnn
@@ -26,7 +25,7 @@ from experiments._baselines import baseline_errors
 from experiments._completer import Completer, Plain, Unet, completion_loss, final_error
 from experiments._completion_results import COUPLED, UNCOUPLED, score
 from experiments._pictures import DataError, Split, load_split
-from experiments._record import ChangedConfigError, claim_folder, logged_to, write_record
+from experiments._record import conducted, write_record
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -98,29 +97,12 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the experiment; 0 when done, 1 when refused, 130 when interrupted (the same command continues)."""
-    config = parse(arguments)
-    torch.set_num_threads(1)  # the nets are small: more threads would mostly wait for each other
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    try:
-        run(config)
-    except (DataError, ChangedConfigError) as error:
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.warning("interrupted: the same command continues after the last whole epoch")
-        return 130
-    return 0
+    """Run the experiment; its exit status."""
+    return conducted(parse(arguments), run, DataError)
 
 
 def run(config: Config) -> None:
     """Fit, score, and leave the results in config.out."""
-    claim_folder(config.out, config)
-    with logged_to(config.out / "log.txt"):
-        _run(config)
-
-
-def _run(config: Config) -> None:
     begin = time.perf_counter()
     split = _split(config)
     log.info("%s: %d pictures to fit, %d to score", config.data, len(split.train), len(split.score))

@@ -22,14 +22,13 @@ import torch
 import tyro
 from lightning_fabric import Fabric
 from rich import get_console
-from rich.logging import RichHandler
 from rich.markdown import Markdown
 from torch import Generator, Tensor, nn
 
 import icnn
 from experiments._figures import flow_plot
 from experiments._measures import Pair, best_linear, gaussians, mixture, moment_map, unexplained
-from experiments._record import ChangedConfigError, claim_folder, logged_to, write_record
+from experiments._record import conducted, write_record
 from experiments._table import markdown_table
 from experiments._training import Recipe, fit
 from icnn.transforms import conjugate
@@ -117,24 +116,12 @@ class Task:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the experiment; 0 when done, 1 when refused, 130 when interrupted (the same command continues)."""
+    """Run the experiment; its exit status."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.transport")
     if config.quick:
         recipe = replace(config.recipe, epochs=8)
         config = replace(config, gaussians=(2,), mixtures=(2,), samples=8192, recipe=recipe)
-    torch.set_num_threads(1)  # the nets are small: more threads would mostly wait for each other
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    try:
-        claim_folder(config.out, config)
-        with logged_to(config.out / "log.txt"):
-            run(config)
-    except ChangedConfigError as error:
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.warning("interrupted: the same command continues after the last whole epoch")
-        return 130
-    return 0
+    return conducted(config, run)
 
 
 def run(config: Config) -> None:
