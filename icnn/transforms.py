@@ -74,18 +74,28 @@ def conjugate(
 
     found, iterations = minimise(negative, first, limit, budget, torch.finfo(p.dtype).eps)
     residual = torch.linalg.vector_norm(found.slope, torch.inf, -1)
-    status = _status(target, residual, limit, iterations == budget)
+    status = torch.full_like(iterations, int(Status.NUMERICAL))
+    status[iterations == budget] = int(Status.MAX_ITERATIONS)
+    status[residual <= limit] = int(Status.OPTIMAL)
+    status[~_finite(target) if x is None else ~(_finite(target) & _finite(x.reshape(len(target), -1)))] = int(
+        Status.NONFINITE_INPUT
+    )
     failed = status != Status.OPTIMAL
     if max_iter is not None:
         failed = failed & (status != Status.MAX_ITERATIONS)
     if on_failure == "raise" and failed.any():
         raise SolverError(failure_message(status.masked_fill(~failed, int(Status.OPTIMAL)).reshape(batch)))
-    y = found.y
-    value = torch.linalg.vecdot(p.double().reshape(batch.numel(), -1), y) - energy(y)
-    if failed.any():
-        value = torch.where(failed, torch.nan if on_failure == "nan" else -found.value, value)
+    y, bad = found.y, failed.unsqueeze(-1)
+    at, slope = y, p.double().reshape(batch.numel(), -1)
+    if failed.any():  # keeps nan out of the gradients of the weights
+        at, slope = at.masked_fill(bad, 0.0), slope.masked_fill(bad, 0.0)
+        if x is not None:
+            x = x.masked_fill(failed.reshape(batch + (1,) * len(f.x_shape or ())), 0.0)
+            energy = flat_energy(f.given(x), batch, torch.Size(f.y_shape), parameter)
+    value = torch.linalg.vecdot(slope, at) - energy(at)
+    value = torch.where(failed, torch.nan if on_failure == "nan" else -found.value, value)
     if on_failure == "nan":
-        y = y.masked_fill(failed.unsqueeze(-1), torch.nan)
+        y = y.masked_fill(bad, torch.nan)
     return Conjugate(
         first_order(value).reshape(batch).to(p.dtype),
         y.reshape(p.shape).to(p.dtype),
@@ -93,12 +103,8 @@ def conjugate(
     )
 
 
-def _status(target: Tensor, residual: Tensor, limit: Tensor, out_of_budget: Tensor) -> Tensor:
-    status = torch.full_like(residual, int(Status.NUMERICAL), dtype=torch.int64)
-    status[out_of_budget] = int(Status.MAX_ITERATIONS)
-    status[residual <= limit] = int(Status.OPTIMAL)
-    status[~target.isfinite().all(-1)] = int(Status.NONFINITE_INPUT)
-    return status
+def _finite(value: Tensor) -> Tensor:
+    return value.isfinite().flatten(1).all(1)
 
 
 def _check(f: ConvexNetwork, p: Tensor, x: Tensor | None, start: Tensor | None, on_failure: str) -> None:

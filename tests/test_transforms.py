@@ -113,6 +113,18 @@ def test_one_bad_instance_and_the_policies() -> None:
         assert slope[::2].isfinite().all()
 
 
+@pytest.mark.parametrize("of_x", [False, True])
+def test_a_bad_instance_leaves_the_gradients_of_the_weights_alone(of_x: bool) -> None:
+    f = icnn.PICNN(2, 3, (8,), "softplus", strong_convexity=0.3).double()
+    x, p = torch.randn(3, 2, dtype=torch.float64), points(3)
+    expected = torch.autograd.grad(conjugate(f, p[::2], x[::2]).value.sum(), list(f.parameters()))
+    (x if of_x else p)[1, 0] = torch.nan
+    solution = conjugate(f, p, x, on_failure="zero")
+    assert solution.status.tolist() == [0, 6, 0]
+    found = solution.value[::2].sum()
+    torch.testing.assert_close(torch.autograd.grad(found, list(f.parameters())), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_without_a_maximiser() -> None:
     flat = icnn.FICNN(3, (8,), "softplus").double()  # its slope is bounded: no y has ∇f(y) = p for a large p
     found = conjugate(flat, torch.full((3,), 1e3, dtype=torch.float64), on_failure="nan")
