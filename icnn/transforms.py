@@ -77,9 +77,8 @@ def conjugate(
     status = torch.full_like(iterations, int(Status.NUMERICAL))
     status[iterations == budget] = int(Status.MAX_ITERATIONS)
     status[residual <= limit] = int(Status.OPTIMAL)
-    status[~_finite(target) if x is None else ~(_finite(target) & _finite(x.reshape(len(target), -1)))] = int(
-        Status.NONFINITE_INPUT
-    )
+    for given in [target] if x is None else [target, x.reshape(len(target), -1)]:
+        status[~given.isfinite().all(-1)] = int(Status.NONFINITE_INPUT)
     failed = status != Status.OPTIMAL
     if max_iter is not None:
         failed = failed & (status != Status.MAX_ITERATIONS)
@@ -101,10 +100,6 @@ def conjugate(
         y.reshape(p.shape).to(p.dtype),
         *(part.reshape(batch) for part in (residual, status, iterations)),
     )
-
-
-def _finite(value: Tensor) -> Tensor:
-    return value.isfinite().flatten(1).all(1)
 
 
 def _check(f: ConvexNetwork, p: Tensor, x: Tensor | None, start: Tensor | None, on_failure: str) -> None:
