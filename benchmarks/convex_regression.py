@@ -1,6 +1,6 @@
 """Convex regression: every positivity map and start of ours, and what others do.
 
-    python -m benchmarks.convex_regression [--networks] [--quick] [--seeds N] [--out FILE]
+    python -m benchmarks.convex_regression [--networks] [--quick] [--seeds N] [--dimensions D …] [--out FILE]
 
 Nine convex functions in d = 5, 10, 20 and 50 dimensions, observed with noise (5 % of the standard deviation) at 4,000
 points; the score is the root mean squared error against the function itself at 5,000 others, relative to its standard
@@ -38,10 +38,11 @@ def main() -> None:
     options = parser(__doc__ or "", "convex_regression.md")
     options.add_argument("--networks", action="store_true", help="our architectures and activations instead")
     options.add_argument("--seeds", type=int, default=3, help="problems and starts of each row (default: %(default)s)")
+    options.add_argument("--dimensions", type=int, nargs="+", default=DIMENSIONS, help="(default: %(default)s)")
     args = options.parse_args()
     if args.networks:
         args.out = args.out.with_stem(f"{args.out.stem}_networks")
-    dimensions, seeds = ((5,), 1) if args.quick else (DIMENSIONS, args.seeds)
+    dimensions, seeds = ((5,), 1) if args.quick else (args.dimensions, args.seeds)
     cells = [(target, d, seed) for seed in range(seeds) for d in dimensions for target in TARGETS]
     found = measured(cells, args.networks, args.out.with_suffix(".json"))
     rows = {(target, d): averaged([found[target, d, seed] for seed in range(seeds)]) for target, d, _ in cells}

@@ -147,7 +147,7 @@ def main() -> None:
     findings = list(examine_all(effort))
     faults = [[f.architecture, f.net, f.when, "; ".join(f.faults)] for f in findings if f.faults]
     missed = table(("architecture", "net", "when", "missed"), faults) if faults else "Every demand is met."
-    about = f"{effort.chords:,} chords for each of {len(findings)} networks, {effort.steps} steps of training."
+    about = f"{effort.chords:,} chords for each of {len(findings) // len(WHEN)} networks at each of the three times."
     parts = [about, table(HEAD, summaries(findings)), missed, "## Edits", table(EDIT_HEAD, list(edited()))]
     write(args.out, "# Convexity", f"`{command()}`", machine(("torch",)), *parts)
 
