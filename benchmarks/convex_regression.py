@@ -46,7 +46,7 @@ def main() -> None:
     cells = [(target, d, seed) for seed in range(seeds) for d in dimensions for target in TARGETS]
     found = measured(cells, args.networks, args.out.with_suffix(".json"))
     rows = {(target, d): averaged([found[target, d, seed] for seed in range(seeds)]) for target, d, _ in cells}
-    heading = ("# Convex regression", f"`{command()}`, {seeds} seeds", machine(("torch", "scikit-learn")))
+    heading = ("# Convex regression", f"`{command()}`; seeds: {seeds}", machine(("torch", "scikit-learn")))
     if args.networks:
         tables = [table_of(rows, d, {name: name for name in NETWORKS}) for d in dimensions]
         write(args.out, *heading, relative_table(rows), *tables)
