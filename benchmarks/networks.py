@@ -3,8 +3,9 @@
     python -m benchmarks.networks [--quick] [--out FILE]
 
 Both have the same hidden layers; ours also has the skips from the input to every layer and the map that keeps weights
-non-negative. The MLP is differentiated by autograd; ours by its own sweep, which builds no graph (`tangent`), and by
-autograd, as a training that differentiates the gradient needs it. Compiled: by torch.compile, forward and gradient.
+non-negative. Without the skips it has the products of the MLP. The MLP is differentiated by autograd; ours by its own
+sweep, which builds no graph (`tangent`), and by autograd, as a training that differentiates the gradient needs it.
+Compiled: by torch.compile, forward and gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +19,11 @@ import icnn
 
 from ._report import arguments, command, machine, round_robin, table, write
 
-OURS, AUTOGRAD, COMPILED = "icnn, sweep", "icnn, autograd", "icnn, compiled"
+OURS, BARE = "icnn, sweep", "icnn without skips, sweep"
+AUTOGRAD, COMPILED = "icnn, autograd", "icnn, compiled"
 MLP, MLP_COMPILED = "MLP, autograd", "MLP, compiled"
-RUNS = (MLP, OURS, AUTOGRAD, MLP_COMPILED, COMPILED)
-RATIOS = ((OURS, MLP), (AUTOGRAD, MLP), (COMPILED, MLP_COMPILED))
+RUNS = (MLP, OURS, BARE, AUTOGRAD, MLP_COMPILED, COMPILED)
+RATIOS = ((OURS, MLP), (BARE, MLP), (AUTOGRAD, MLP), (COMPILED, MLP_COMPILED))
 HEAD = ("d", "hidden", "batch", "activation", *(f"{a}, ms" for a in RUNS), *(f"{a} / {b}" for a, b in RATIOS))
 
 
@@ -49,27 +51,19 @@ def main() -> None:
     rounds = 5 if args.quick else 200
     shapes = SHAPES[:1] if args.quick else SHAPES
     lines = [line for shape in shapes for line in rows(shape, round_robin(runs(shape), rounds))]
-    head = (
-        "d",
-        "hidden",
-        "batch",
-        "activation",
-        *(f"{name}, ms" for name in RUNS),
-        "sweep / MLP",
-        "compiled / MLP compiled",
-    )
     about = "Medians of runs that take turns in one process; float32."
-    write(args.out, "# Networks", f"`{command()}`", machine(("torch",)), about, table(head, lines))
+    write(args.out, "# Networks", f"`{command()}`", machine(("torch",)), about, table(HEAD, lines))
 
 
 def runs(shape: Shape) -> dict[str, Callable[[], object]]:
     """Each warmed up, which for the compiled ones means compiled."""
     torch.manual_seed(0)
     f, plain = icnn.FICNN(shape.d, shape.hidden, shape.activation), mlp(shape)
-    y = torch.randn(shape.batch, shape.d)
+    bare, y = icnn.FICNN(shape.d, shape.hidden, shape.activation, skips=False), torch.randn(shape.batch, shape.d)
     found: dict[str, Callable[[], object]] = {
         MLP: partial(by_autograd, plain, y),
         OURS: lambda: f.given().tangent(y),
+        BARE: lambda: bare.given().tangent(y),
         AUTOGRAD: partial(by_autograd, f, y),
         MLP_COMPILED: partial(by_autograd, torch.compile(plain), y),
         COMPILED: partial(by_autograd, torch.compile(f), y),
