@@ -105,10 +105,7 @@ def conjugate(
 def _check(f: ConvexNetwork, p: Tensor, x: Tensor | None, start: Tensor | None, on_failure: str) -> None:
     if any(activation.piecewise_linear for activation in f.nonlinear):
         raise ValueError(f"f has kinks (activation {f.activation.name!r}), expected a network that is smooth in y")
-    if not f.is_convex():
-        raise ValueError(
-            "f is not convex in y: a constrained weight is negative. Call icnn.project_(f) after each step"
-        )
+    f.check_convex()
     if p.shape[p.ndim - len(f.y_shape) :] != torch.Size(f.y_shape):
         raise ValueError(f"p has shape {tuple(p.shape)}, expected (*batch, {', '.join(map(str, f.y_shape))})")
     if start is not None and start.shape != p.shape:

@@ -40,10 +40,7 @@ def boxed(f: ConvexNetwork, x: Tensor | None, bounds: tuple[Bound, Bound] | None
     bounds: lower and upper, numbers or tensors that broadcast to y_shape or have the shape (*batch, *y_shape).
     Raises ValueError if f is not convex in y now, or bounds are contradictory, infinite or of another shape.
     """
-    if not f.is_convex():
-        raise ValueError(
-            "f is not convex in y: a constrained weight is negative. Call icnn.project_(f) after each step."
-        )
+    f.check_convex()
     f, shape = copy.deepcopy(f).double(), torch.Size(f.y_shape)
     energy = f.given(None if x is None else x.detach().double())
     own = None if x is None or f.x_shape is None else x.shape[: x.ndim - len(f.x_shape)]

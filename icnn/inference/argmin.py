@@ -150,10 +150,7 @@ def _check(f: ConvexNetwork, regularizer: str, gradient: str, on_failure: str) -
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}; got {value!r}")
-    if not f.is_convex():
-        raise ValueError(
-            "f is not convex in y: a constrained weight is negative. Call icnn.project_(f) after each step."
-        )
+    f.check_convex()
     if gradient == "implicit" and not (f.piecewise_linear or f.smooth):
         raise ValueError(
             f"gradient='implicit' needs a piecewise linear or twice differentiable f; {type(f).__name__} with "

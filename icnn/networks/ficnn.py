@@ -35,7 +35,21 @@ class ConvexLayer(nn.Module):
         return ConvexStep(path, None if self.skip is None else self.skip.linear)
 
 
-class _FullyConvex(ConvexNetwork):
+class Stack(ConvexNetwork):
+    """ConvexLayers of y alone; step: h, where each layer but the first adds h g(v) to the one before."""
+
+    step: float | None = None
+
+    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
+        if x is not None:
+            raise ValueError(f"{type(self).__name__} has no x, expected None")
+        return self._energy((layer() for layer in self.layers), None, residual=self.step)
+
+    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.given()(y)
+
+
+class _FullyConvex(Stack):
     def __init__(
         self,
         y_shape: Shape,
@@ -71,14 +85,6 @@ class _FullyConvex(ConvexNetwork):
             layer = ConvexLayer(path, None, nn.Parameter(torch.full(operator.bias_shape, start)))
             self.layers.append(layer)
             z = z if operator is paths[-1] else self.activation(layer()(z, y))
-
-    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
-        if x is not None:
-            raise ValueError(f"{type(self).__name__} has no x, expected None")
-        return self._energy((layer() for layer in self.layers), None)
-
-    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.given()(y)
 
 
 class FICNN(_FullyConvex):

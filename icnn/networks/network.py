@@ -93,6 +93,13 @@ class ConvexNetwork(nn.Module, ABC):
         """
         return all(part.holds() for part in self.modules() if isinstance(part, Constrained))
 
+    def check_convex(self) -> None:
+        """Raises ValueError unless `is_convex`."""
+        if not self.is_convex():
+            raise ValueError(
+                "f is not convex in y: a constrained weight is negative. Call icnn.project_(f) after each step."
+            )
+
     def extra_repr(self) -> str:
         x = "" if self.x_shape is None else f"x_shape={self.x_shape}, "
         return f"{x}y_shape={self.y_shape}, activation={self.activation.name!r}"

@@ -2,19 +2,17 @@
 
 from typing import Unpack
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from .activations import Activation
-from .energy import LayeredEnergy
-from .ficnn import ConvexLayer
-from .network import ConvexNetwork, Options, sizes
+from .ficnn import ConvexLayer, Stack
+from .network import Options, sizes
 from .operators import Dense, Grouped
 from .terms import direct
 from .units import log_sum_exp, maxout
 
 
-class _OneUnit(ConvexNetwork):
+class _OneUnit(Stack):
     def __init__(self, y_dim: int, unit: Activation, positivity: str, **options: Unpack[Options]) -> None:
         y_shape = sizes("y_dim", (y_dim,), 1)
         super().__init__(None, y_shape, unit, positivity, **options)
@@ -23,14 +21,6 @@ class _OneUnit(ConvexNetwork):
         if affine.bias is not None:
             nn.init.normal_(affine.bias)
         self.layers.append(ConvexLayer(None, affine))
-
-    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
-        if x is not None:
-            raise ValueError(f"{type(self).__name__} has no x, expected None")
-        return self._energy((layer() for layer in self.layers), None)
-
-    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.given()(y)
 
 
 class MaxAffine(_OneUnit):

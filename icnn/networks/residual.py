@@ -3,19 +3,17 @@
 from typing import Unpack
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import Activation, any_activation, convex_activation
-from .energy import LayeredEnergy
-from .ficnn import ConvexLayer
+from .ficnn import ConvexLayer, Stack
 from .initialisation import SAMPLE, Affine, measured, path_share
-from .network import ConvexNetwork, Options, sizes
+from .network import Options, sizes
 from .operators import Dense, Operator, Shape, grouped
 from .terms import first
 
 
-class ResidualICNN(ConvexNetwork):
+class ResidualICNN(Stack):
     """A residual network that is convex in y: a lifting layer, then small steps.
 
         y_1 = σ(W_0 y + b_0),   y_{k+1} = y_k + h σ(W_k y_k + b_k),  1 ≤ k < K,   f(y) = η(wᵀ y_K + μ)
@@ -36,6 +34,8 @@ class ResidualICNN(ConvexNetwork):
     Returns (*batch,) for y of shape (*batch, y_dim).
     Raises ValueError for a convex network with an activation that is not convex and non-decreasing.
     """
+
+    step: float
 
     def __init__(
         self,
@@ -82,14 +82,6 @@ class ResidualICNN(ConvexNetwork):
 
     def is_convex(self) -> bool:
         return self.convex and super().is_convex()
-
-    def given(self, x: Float[Tensor, "..."] | None = None) -> LayeredEnergy:
-        if x is not None:
-            raise ValueError("ResidualICNN has no x, expected None")
-        return self._energy((layer() for layer in self.layers), None, residual=self.step)
-
-    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.given()(y)
 
     def extra_repr(self) -> str:
         output = "" if self.output is None else f", output={self.output.name!r}"
