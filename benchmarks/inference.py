@@ -52,7 +52,9 @@ def draw(seed: int = 0) -> tuple[icnn.PICNN, Tensor]:
 def infer(
     f: icnn.PICNN, x: Tensor, callback: Callable[[int, Tensor], None] | None = None
 ) -> icnn.inference.ArgminSolution:
-    return icnn.argmin(f, x, max_iter=ITERATIONS, gradient="none", callback=callback)
+    return icnn.argmin(
+        f, x, regularizer="entropy", method="bundle", max_iter=ITERATIONS, gradient="none", callback=callback
+    )
 
 
 def runs(f: icnn.PICNN, x: Tensor, points: list[Tensor]) -> dict[str, Callable[[], object]]:

@@ -1,8 +1,8 @@
-"""One call for prediction: argmin over y of a convex energy plus a regulariser, differentiable."""
+"""One call for prediction: argmin over y of a convex energy, on a set, regularised or not, differentiable."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -11,24 +11,25 @@ from torch import Tensor
 from icnn.networks import ConvexNetwork
 from icnn.solvers import SolverError, Status, failure_message
 
-from .bundle import bundle_entropy
-from .flat import flat_energy
-from .implicit import newton_minimiser, through_cuts, through_newton
+from .cuts import Cuts
+from .descent import Descent
+from .domains import Box, Domain
+from .methods import Gradient, Method, differentiable, failures, planned, solved
+from .problem import Problem, Regularizer, posed
 
-Gradient = Literal["implicit", "none"]
 OnFailure = Literal["raise", "nan", "zero"]
 ROUNDING = 32
 
 
 @dataclass(frozen=True, eq=False)
 class ArgminSolution:
-    """The minimisers of a batch of energies; y is differentiable, the rest is not.
+    """The minimisers of a batch of energies; y is differentiable as `gradient` says, value with "danskin" alone.
 
-    y: (*batch, *y_shape), the minimiser of the last model. value = f(y) - H(y) there and gap = value minus a lower
-    bound of the minimum, both (*batch,). status: OPTIMAL where the gap is within the tolerance, MAX_ITERATIONS
-    where the budget came first (no error: the gap tells), else why the instance failed. iterations: models
-    minimised; evaluations: of the energy by the bundle method, with its gradient wherever another model may follow
-    (what Newton's method adds for smooth f is not counted).
+    y: (*batch, *y_shape). value = f(y) + linear'y + φ(y) there and gap = value minus a lower bound of the minimum,
+    both (*batch,). status: OPTIMAL where the gap is within the tolerance, MAX_ITERATIONS where the budget came first
+    (no error: the gap tells), else why the instance failed. iterations of the method; evaluations: of the energy,
+    with its slope where the method needs it, Hessians not counted. method: what ran. points: where the bundle method
+    took its last cuts, (*batch, k, *y_shape), nan for none: a warm start begins there.
     """
 
     y: Float[Tensor, "..."]
@@ -37,123 +38,135 @@ class ArgminSolution:
     status: Int[Tensor, "*batch"]
     iterations: Int[Tensor, "*batch"]
     evaluations: Int[Tensor, "*batch"]
+    method: str
+    points: Float[Tensor, "..."] | None = None
 
     def __repr__(self) -> str:
         codes = self.status.flatten().tolist()
         counts = ", ".join(f"{codes.count(code)} {Status(code).name}" for code in sorted(set(codes)))
-        return f"ArgminSolution(y: {tuple(self.y.shape)}, status: {counts})"
+        return f"ArgminSolution(y: {tuple(self.y.shape)}, status: {counts}, method: {self.method})"
 
 
 def argmin(
     f: ConvexNetwork,
     x: Tensor | None = None,
+    domain: Domain = Box(0.0, 1.0),  # noqa: B008 (immutable)
     *,
-    regularizer: Literal["entropy"] = "entropy",
-    start: Tensor | None = None,
-    max_iter: int = 30,
-    tol: float = 1e-9,
+    regularizer: Regularizer = None,
+    linear: Tensor | None = None,
+    method: Method | Descent = "auto",
     gradient: Gradient = "implicit",
+    start: Tensor | None = None,
+    warm_start: ArgminSolution | None = None,
+    max_iter: int | None = None,
+    truncation: int = 5,
+    tol: float = 1e-9,
     on_failure: OnFailure = "raise",
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> ArgminSolution:
-    """argmin over y in [0, 1]^n of f(x, y) - H(y) for a batch, by the bundle-entropy method.
+    """The minimiser of a network over a convex set, for a batch, with a certified gap and a gradient.
 
-    H(y) = -sum y log y + (1 - y) log(1 - y). The minimiser is differentiable in the weights of f and in x.
+        minimise  f(x, y) + linearᵀy + φ(y)   over y in the domain
+
+    The regulariser φ is part of the problem; methods differ in how they solve it, never in what they solve.
 
     Args:
         f: a network that is convex in y; one whose weights await `project_` is refused.
         x: (*batch, *f.x_shape), or None for a network without x.
-        regularizer: "entropy", part of the problem that is solved.
-        start: the first point, *f.y_shape or (*batch, *f.y_shape) in [0, 1]; 1/2 by default.
-        max_iter: models minimised at most; 5 is the paper's truncated inference.
-        tol: an instance is OPTIMAL once gap <= tol (1 + |value|); never below the rounding of f's dtype.
-        gradient: "implicit", formula (6) for piecewise linear f and the Newton form, at a minimiser polished by
-            Newton's method with n x n Hessians, for smooth f (see `implicit`); or "none".
-        on_failure: for instances that fail (MAX_ITERATIONS alone is no failure): "raise"; "nan" in their y; "zero"
-            leaves their last point. No gradient comes from them.
-        callback: called as callback(iteration, y) with the minimiser of each model.
+        domain: `Box`, `Simplex`, `Ball` or `Polytope`; its data are shared or have the batch dimensions.
+        regularizer: None, "entropy" (box, simplex), "quadratic" (½|y|²), or an `EntropyRegularizer` or
+            `QuadraticRegularizer` with weight and centre.
+        linear: y_shape or (*batch, *y_shape).
+        method: what solves it, see below; "auto" takes the first that fits, and `solution.method` names it.
+        gradient: what y carries, see below.
+        start: the first point, y_shape or (*batch, *y_shape) in the domain; its middle by default.
+        warm_start: a solution of a nearby problem, whose y is the start and whose cuts are taken anew.
+        max_iter: iterations at most; by default 30 for bundle, 50 for newton, 200 for quasi_newton, 500 for the
+            first-order methods, of which 30 when they are unrolled.
+        truncation: steps that gradient="truncated" follows.
+        tol: an instance is OPTIMAL once gap ≤ tol (1 + |value|); never below the rounding of f's dtype.
+        on_failure: for instances that fail (MAX_ITERATIONS alone is no failure): "raise"; "nan" in their y and value;
+            "zero" leaves their last point. No gradient comes from them.
+        callback: called as callback(iteration, y) with every iterate.
+
+    Methods, in the order in which "auto" tries them:
+        "newton" (up to 300 variables), "quasi_newton": smooth f; on the whole domain, or in logits under an entropy.
+        "exact": f piecewise linear (ReLU, leaky ReLU, maxout), also with a quadratic term, no entropy: an LP or QP in
+            y and the units, solved by `icnn.solve`; the gap is the slack of its epigraph.
+        "bundle": any f with a regulariser: tangents, the paper's method.
+        "momentum", "gradient", "adam", or a `Descent` with their rates: projected first-order methods, under an
+            entropy in logits. Exact in the limit for smooth f; slow at kinks, where the gap tells.
+
+    Gradients:
+        "implicit": exact, by the KKT operator at the solution: of the program for exact, of the cuts for bundle, of
+            the optimality condition for smooth f, where Newton's method first completes what another one began.
+            In the weights, x, linear, and in data of the domain that ask for it.
+        "bundle": that of the cuts, formula (6) of `implicit`; for bundle and piecewise linear f.
+        "unrolled", "truncated", "one_step": through all steps of a first-order method, the last `truncation`, or one,
+            the lengths of steps held fixed.
+        "danskin": none for y; the gradient of the minimum `value` in the weights, x and linear, y held fixed.
+        "none".
 
     Returns:
         `ArgminSolution`; y in the dtype of f.
 
     Raises:
-        ValueError: an argument does not fit, f is not convex now, or f is neither smooth nor piecewise linear and an
-            implicit gradient is asked for.
-        SolverError: an instance failed (energy not finite, model not solved, or a smooth energy without the
-            convergence that its gradient needs) and on_failure is "raise".
+        TypeError: f is no `ConvexNetwork`.
+        ValueError: an argument does not fit, f is not convex now, or the method or gradient does not fit f.
+        SolverError: an instance failed (empty or unbounded problem, energy not finite, no convergence where the
+            gradient needs it) and on_failure is "raise".
 
-    Source: Amos, Xu, Kolter (2017), algorithm 1 and its argmin differentiation.
+    Source: Amos, Xu, Kolter (2017), sections 3, 4 and 5; for one_step Bolte, Pauwels, Vaiter (2023), One-step
+    differentiation of iterative algorithms.
     """
-    _check(f, regularizer, gradient, on_failure)
-    for name, value in (("max_iter", max_iter), ("tol", tol)):
-        if not value > 0:
+    _check(gradient=(gradient, get_args(Gradient)), on_failure=(on_failure, get_args(OnFailure)))
+    for name, value in (("max_iter", max_iter), ("truncation", truncation), ("tol", tol)):
+        if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive; got {value}")
-    flat = _Flat(f, x, start)
-    tol = max(tol, ROUNDING * torch.finfo(flat.dtype).eps)
-    shown = None if callback is None else lambda iteration, y: callback(iteration, flat.shape(y))
-    newton = gradient == "implicit" and not f.piecewise_linear
-    differentiable = gradient == "implicit" and torch.is_grad_enabled()
-    bundle = bundle_entropy(flat.energy, flat.start, max_iter, tol, shown, differentiable and not newton)
-    if newton:
-        bundle = newton_minimiser(flat.energy, bundle, tol)
-    failed = bundle.status != Status.OPTIMAL
-    if not newton:
-        failed = failed & (bundle.status != Status.MAX_ITERATIONS)
+    if warm_start is not None and start is None:
+        start = warm_start.y.detach()
+    problem = posed(f, x, domain, regularizer, linear, start)
+    tol = max(tol, ROUNDING * torch.finfo(problem.dtype).eps)
+    plan = planned(problem, method, gradient, max_iter, truncation, tol, _points(warm_start, problem))
+    shown = None if callback is None else lambda number, y: callback(number, problem.shaped(y))
+    outcome = solved(problem, plan, shown)
+    failed = failures(plan, outcome)
     if on_failure == "raise" and failed.any():
-        raise SolverError(failure_message(bundle.status.masked_fill(~failed, Status.OPTIMAL).reshape(flat.batch)))
-    if failed.any() and x is not None:  # keeps nan out of the weights' gradients
-        x = x.masked_fill(failed.reshape(flat.batch + (1,) * len(f.x_shape or ())), 0.0)
-        flat = _Flat(f, x, start)
-    y = bundle.y
-    if differentiable:
-        y = (through_newton if newton else through_cuts)(flat.energy, bundle)
-        y = torch.where(failed.unsqueeze(-1), bundle.y, y)
+        status = outcome.status.masked_fill(~failed, int(Status.OPTIMAL)).reshape(problem.batch)
+        raise SolverError(failure_message(status))
+    y, value = differentiable(problem, plan, outcome, failed)
     if on_failure == "nan":
-        y = y.masked_fill(failed.unsqueeze(-1), torch.nan)
+        y, value = y.masked_fill(failed.unsqueeze(-1), torch.nan), value.masked_fill(failed, torch.nan)
     return ArgminSolution(
-        flat.shape(y),
-        *(t.reshape(flat.batch) for t in (bundle.upper, bundle.gap, bundle.status)),
-        *(t.reshape(flat.batch) for t in (bundle.iterations, bundle.iterations + 1)),
+        problem.shaped(y),
+        *(
+            t.reshape(problem.batch)
+            for t in (value, outcome.gap, outcome.status, outcome.iterations, outcome.evaluations)
+        ),
+        method=plan.name,
+        points=_shown_points(outcome.cuts, problem),
     )
 
 
-class _Flat:
-    """The energy of one x, its start and its shapes, with the batch as one dimension."""
-
-    def __init__(self, f: ConvexNetwork, x: Tensor | None, start: Tensor | None) -> None:
-        self.y_shape = torch.Size(f.y_shape)
-        parameter = next(f.parameters())
-        self.dtype, device = parameter.dtype, parameter.device
-        if start is None:
-            start = torch.full(self.y_shape, 0.5, dtype=self.dtype, device=device)
-        if start.shape[start.dim() - len(self.y_shape) :] != self.y_shape:
-            raise ValueError(f"start must be (*batch, {tuple(self.y_shape)}); got {tuple(start.shape)}")
-        if not ((start >= 0) & (start <= 1)).all():
-            raise ValueError("start must lie in [0, 1]; got entries outside, or nan")
-        own = start.shape[: start.dim() - len(self.y_shape)]
-        self.batch = own if x is None or f.x_shape is None else x.shape[: x.dim() - len(f.x_shape)]
-        if own not in (torch.Size(), self.batch):
-            expected = f"{tuple(self.y_shape)} or {tuple(self.batch + self.y_shape)}"
-            raise ValueError(f"start must be {expected}; got {tuple(start.shape)}")
-        self.start = start.detach().double().expand(self.batch + self.y_shape).reshape(self.batch.numel(), -1)
-        self.energy = flat_energy(f.given(x), self.batch, self.y_shape, parameter)
-
-    def shape(self, y: Tensor) -> Tensor:
-        return y.reshape(self.batch + self.y_shape).to(self.dtype)
+def _points(warm_start: ArgminSolution | None, problem: Problem) -> Tensor | None:
+    """Where the cuts of an earlier solution were taken, (m, k, n)."""
+    if warm_start is None or warm_start.points is None:
+        return None
+    if warm_start.y.shape != problem.batch + problem.y_shape:
+        came, expected = tuple(warm_start.y.shape), tuple(problem.batch + problem.y_shape)
+        raise ValueError(f"warm_start has y of shape {came}, expected {expected}")
+    return warm_start.points.double().reshape(problem.batch.numel(), -1, problem.y_shape.numel())
 
 
-def _check(f: ConvexNetwork, regularizer: str, gradient: str, on_failure: str) -> None:
-    for name, value, allowed in (
-        ("regularizer", regularizer, ("entropy",)),
-        ("gradient", gradient, ("implicit", "none")),
-        ("on_failure", on_failure, ("raise", "nan", "zero")),
-    ):
+def _shown_points(cuts: Cuts | None, problem: Problem) -> Tensor | None:
+    if cuts is None:
+        return None
+    packed = cuts.packed()
+    points = packed.points.masked_fill(torch.isneginf(packed.o).unsqueeze(-1), torch.nan)
+    return points.reshape(*problem.batch, -1, *problem.y_shape)
+
+
+def _check(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, allowed) in options.items():
         if value not in allowed:
             raise ValueError(f"{name} must be one of {allowed}; got {value!r}")
-    f.check_convex()
-    if gradient == "implicit" and not (f.piecewise_linear or f.smooth):
-        raise ValueError(
-            f"gradient='implicit' needs a piecewise linear or twice differentiable f; {type(f).__name__} with "
-            f"activation {f.activation.name!r}{'' if f.quadratic is None else ' and a quadratic term'} is neither. "
-            "Choose another activation or gradient='none'."
-        )

@@ -100,6 +100,29 @@ class Opaque(FlatEnergy):
         return value, slope
 
 
+@dataclass(frozen=True, eq=False)
+class Tilted(FlatEnergy):
+    """y -> energy(y) + linear'y; linear (m, n)."""
+
+    energy: FlatEnergy
+    linear: Tensor
+
+    def __call__(self, y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+        return self.energy(y) + (self.linear * y).sum(-1)
+
+    def tangent(self, y: Float[Tensor, "m n"]) -> Tangent:
+        return self._with_linear(y, self.energy.tangent(y), self.linear.detach())
+
+    def pieces(self, y: Float[Tensor, "k m n"], units: Sequence[Tensor]) -> Tangent:
+        return self._with_linear(y, self.energy.pieces(y, units), self.linear)
+
+    def at(self, index: Int[Tensor, "some"]) -> "Tilted":
+        return Tilted(self.energy.at(index), self.linear[index])
+
+    def _with_linear(self, y: Tensor, tangent: Tangent, linear: Tensor) -> Tangent:
+        return tangent._replace(value=tangent.value + (linear * y).sum(-1), slope=tangent.slope + linear)
+
+
 def flat_energy(energy: Callable[[Tensor], Tensor], batch: torch.Size, y_shape: torch.Size, like: Tensor) -> FlatEnergy:
     """The energy of a batch of this shape; like: a tensor with the dtype and device of the network."""
     if not isinstance(energy, Energy):

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import icnn
 from icnn import ConvexNetwork
 
 CLARABEL: Any = importlib.import_module("clarabel")  # a binary module without annotations
+by_bundle = partial(icnn.argmin, regularizer="entropy", method="bundle")
 STEEP = {"relu": 0.0, "leaky_relu": 0.01}
 NETWORKS: dict[str, Callable[..., ConvexNetwork]] = {
     "FICNN": lambda **options: icnn.FICNN(5, (8, 6), **options),

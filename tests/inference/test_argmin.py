@@ -9,7 +9,7 @@ from torch import Tensor
 import icnn
 from icnn import ConvexNetwork, Status
 
-from .examples import NETWORKS, build, by_bfgs, by_cones, context, energy
+from .examples import NETWORKS, build, by_bfgs, by_bundle, by_cones, context, energy
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 some_of_both = pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def solve(f: ConvexNetwork, x: Tensor | None, **options) -> icnn.ArgminSolution:
     """Five instances, by x or by the starts of a network without x."""
     if x is None:
         options = {"start": torch.full((5, *f.y_shape), 0.5, dtype=torch.float64), **options}
-    return icnn.argmin(f, x, **options)
+    return by_bundle(f, x, **options)
 
 
 @every_network
@@ -69,7 +69,7 @@ def test_the_same_answer_alone_as_in_a_batch(name: str, activation: str) -> None
     if activation == "relu":
         assert together.iterations.min() < together.iterations.max(), "the instances are equally hard: choose others"
     for index in (0, 3):
-        alone = icnn.argmin(f, instance(x, index), start=start[index], max_iter=max_iter)
+        alone = by_bundle(f, instance(x, index), start=start[index], max_iter=max_iter)
         torch.testing.assert_close(alone.y, together.y[index], rtol=1e-8, atol=1e-8)
         assert abs(alone.iterations - together.iterations[index]) <= 1  # rounding may decide the last one
 
@@ -79,7 +79,7 @@ def test_the_same_answer_alone_as_in_a_batch(name: str, activation: str) -> None
 def test_batch_dimensions(name: str, batch: tuple[int, ...]) -> None:
     f = build(name)
     start = torch.rand(*batch, *f.y_shape, dtype=torch.float64)
-    solution = icnn.argmin(f, context(f, *batch), start=start)
+    solution = by_bundle(f, context(f, *batch), start=start)
     assert solution.y.shape == (*batch, *f.y_shape)
     for field in (solution.value, solution.gap, solution.status, solution.iterations, solution.evaluations):
         assert field.shape == batch
@@ -89,18 +89,18 @@ def test_starts_are_broadcast_and_lead_to_the_same_optimum() -> None:
     f = build("PICNN")
     x = context(f, 2, 3)
     single = torch.rand(5, dtype=torch.float64)
-    shared = icnn.argmin(f, x, start=single, max_iter=60)
+    shared = by_bundle(f, x, start=single, max_iter=60)
     torch.testing.assert_close(
-        shared.y, icnn.argmin(f, x, start=single.expand(2, 3, 5), max_iter=60).y, rtol=0, atol=1e-10
+        shared.y, by_bundle(f, x, start=single.expand(2, 3, 5), max_iter=60).y, rtol=0, atol=1e-10
     )
-    torch.testing.assert_close(shared.value, icnn.argmin(f, x, max_iter=60).value, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(shared.value, by_bundle(f, x, max_iter=60).value, rtol=1e-8, atol=1e-8)
 
 
 def test_corners_of_the_box_are_allowed_starts() -> None:
     f = build("FICNN")
-    expected = icnn.argmin(f, max_iter=60).value
+    expected = by_bundle(f, max_iter=60).value
     for corner in (torch.zeros(5), torch.ones(5)):
-        assert icnn.argmin(f, start=corner.double(), max_iter=60).value == pytest.approx(expected.item(), abs=1e-8)
+        assert by_bundle(f, start=corner.double(), max_iter=60).value == pytest.approx(expected.item(), abs=1e-8)
 
 
 def test_affine_energies_are_sigmoids() -> None:
@@ -108,7 +108,7 @@ def test_affine_energies_are_sigmoids() -> None:
     x = torch.randn(3, 4, dtype=torch.float64)
     zero = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(f(x, zero).sum(), zero)
-    solution = icnn.argmin(f, x)
+    solution = by_bundle(f, x)
     torch.testing.assert_close(solution.y, torch.sigmoid(-slope), rtol=0, atol=1e-12)
     assert (solution.iterations == 1).all()
 
@@ -119,8 +119,8 @@ def test_grad_mode_does_not_change_the_value(activation: str, gradient: Any) -> 
     f = build("PICNN", activation)
     x = context(f, 4)
     with torch.no_grad():
-        expected = icnn.argmin(f, x, gradient=gradient)
-    solution = icnn.argmin(f, x, gradient=gradient)
+        expected = by_bundle(f, x, gradient=gradient)
+    solution = by_bundle(f, x, gradient=gradient)
     torch.testing.assert_close(solution.y.detach(), expected.y, rtol=0, atol=1e-8)
     assert torch.equal(solution.value, expected.value)
     assert solution.y.requires_grad == (gradient == "implicit")
@@ -138,8 +138,8 @@ def test_y_is_the_minimiser_that_value_and_gap_speak_of(seed: int) -> None:
     for batch in (5, 40):
         x = torch.randn(batch, 4, dtype=torch.float64)
         with torch.no_grad():
-            expected = icnn.argmin(f, x, max_iter=60)
-        solution = icnn.argmin(f, x, max_iter=60)
+            expected = by_bundle(f, x, max_iter=60)
+        solution = by_bundle(f, x, max_iter=60)
         assert (solution.status == Status.OPTIMAL).all()
         torch.testing.assert_close(solution.y.detach(), expected.y, rtol=0, atol=1e-8)
         torch.testing.assert_close(solution.value, energy(f, x, solution.y.detach()).detach(), rtol=0, atol=1e-8)
@@ -149,18 +149,18 @@ def test_the_callback_sees_every_minimiser() -> None:
     f = build("ConvPICNN")
     x = context(f, 3)
     seen: list[tuple[int, Tensor]] = []
-    solution = icnn.argmin(f, x, callback=lambda iteration, y: seen.append((iteration, y.clone())), max_iter=7)
+    solution = by_bundle(f, x, callback=lambda iteration, y: seen.append((iteration, y.clone())), max_iter=7)
     assert [iteration for iteration, _ in seen] == list(range(1, int(solution.iterations.max()) + 1))
     assert all(y.shape == (3, 1, 3, 3) for _, y in seen)
     torch.testing.assert_close(seen[-1][1], solution.y.detach(), rtol=0, atol=1e-9)
     for budget in (1, 3):
-        stopped = icnn.argmin(f, x, max_iter=budget)
+        stopped = by_bundle(f, x, max_iter=budget)
         torch.testing.assert_close(stopped.y.detach(), seen[budget - 1][1], rtol=0, atol=1e-9)
 
 
 def test_evaluations_are_counted() -> None:
     f = build("PICNN")
-    solution = icnn.argmin(f, context(f, 3), max_iter=2)
+    solution = by_bundle(f, context(f, 3), max_iter=2)
     assert torch.equal(solution.evaluations, solution.iterations + 1)
 
 
@@ -169,10 +169,10 @@ def test_evaluations_are_counted() -> None:
 def test_nan_in_one_x_hits_that_instance_alone(name: str, activation: str, policy: Any) -> None:
     f = build(name, activation)
     x = torch.randn(4, *(f.x_shape or ()), dtype=torch.float64)
-    good = icnn.argmin(f, x[[0, 1, 3]])
+    good = by_bundle(f, x[[0, 1, 3]])
     expected = torch.autograd.grad(good.y.square().sum(), list(f.parameters()), materialize_grads=True)
     x[2].flatten()[0] = torch.nan
-    solution = icnn.argmin(f, x, on_failure=policy)
+    solution = by_bundle(f, x, on_failure=policy)
     assert solution.status[2] not in (Status.OPTIMAL, Status.MAX_ITERATIONS)
     torch.testing.assert_close(solution.y[[0, 1, 3]], good.y, rtol=0, atol=1e-9)
     assert solution.y[2].isnan().all() == (policy == "nan")
@@ -188,12 +188,12 @@ def test_failures_are_raised_with_their_indices() -> None:
     assert x is not None
     x[1, 2] = torch.nan
     with pytest.raises(icnn.SolverError, match=r"NONFINITE_INPUT at batch indices \[\(1, 2\)\]"):
-        icnn.argmin(f, x)
+        by_bundle(f, x)
 
 
 def test_a_smooth_energy_must_converge_for_its_gradient() -> None:
     f = build("PICNN", "softplus")
-    solution = icnn.argmin(f, context(f, 2), max_iter=1)
+    solution = by_bundle(f, context(f, 2), max_iter=1)
     assert (solution.status == Status.OPTIMAL).all()  # Newton's method finishes what the bundle began
     torch.testing.assert_close(solution.gap, torch.zeros_like(solution.gap), rtol=0, atol=1e-8)
 
@@ -201,13 +201,24 @@ def test_a_smooth_energy_must_converge_for_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(regularizer="quadratic"), "regularizer must be one of .*'entropy'.*; got 'quadratic'"),
-        (dict(gradient="unrolled"), "gradient must be one of .*; got 'unrolled'"),
+        (dict(regularizer="ridge"), "regularizer must be .*'entropy'.*; got 'ridge'"),
+        (dict(regularizer=None), "method='bundle' needs a regularizer; got None"),
+        (dict(regularizer=None, method="newton"), "method='newton' needs an f that is twice differentiable"),
+        (dict(method="exact"), "method='exact' needs .* no entropy"),
+        (dict(method="simplex"), "method must be one of .*; got 'simplex'"),
+        (dict(gradient="exact"), "gradient must be one of .*; got 'exact'"),
+        (dict(gradient="unrolled"), "gradient='unrolled' needs a first-order method"),
+        (dict(method="gradient"), "gradient='implicit' needs .* method 'gradient'"),
+        (dict(domain=icnn.Ball()), "entropy, expected a Box or a Simplex; got a Ball"),
+        (dict(domain=icnn.Box(0.0, torch.inf)), "needs a box with finite lower < upper"),
+        (dict(domain=icnn.Box(torch.zeros(4), 1.0)), r"lower has shape \(4,\), expected a number, \(5,\)"),
+        (dict(domain=icnn.Box(torch.zeros(7, 5), 1.0)), r"domain has batch dimensions \(7,\), expected none or \(3,\)"),
+        (dict(linear=torch.zeros(2, 5).double()), r"linear has batch dimensions \(2,\), expected none or \(3,\)"),
         (dict(on_failure="ignore"), "on_failure must be one of .*; got 'ignore'"),
-        (dict(start=torch.full((5,), 1.5).double()), r"start must lie in \[0, 1\]"),
-        (dict(start=torch.full((5,), -0.1).double()), r"start must lie in \[0, 1\]"),
-        (dict(start=torch.full((5,), torch.nan).double()), r"start must lie in \[0, 1\]"),
-        (dict(start=torch.full((4,), 0.5).double()), r"start must be \(\*batch, \(5,\)\); got \(4,\)"),
+        (dict(start=torch.full((5,), 1.5).double()), r"start must lie in the domain"),
+        (dict(start=torch.full((5,), -0.1).double()), r"start must lie in the domain"),
+        (dict(start=torch.full((5,), torch.nan).double()), r"start must lie in the domain"),
+        (dict(start=torch.full((4,), 0.5).double()), r"start has shape \(4,\), expected a number, \(5,\)"),
         (dict(start=torch.full((7, 5), 0.5).double()), r"start .*\(7,\)|start .*\(7, 5\)"),
         (dict(max_iter=0), "max_iter must be .*; got 0"),
         (dict(tol=-1.0), "tol must be .*; got -1.0"),
@@ -217,17 +228,17 @@ def test_arguments_that_do_not_fit(options: dict, message: str, monkeypatch: pyt
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the door itself, not the annotation, refuses
     f = build("PICNN")
     with pytest.raises(ValueError, match=message):
-        icnn.argmin(f, context(f, 3), **options)
+        by_bundle(f, context(f, 3), **options)
 
 
 def test_x_that_does_not_fit() -> None:
     f = build("PICNN")
     with pytest.raises(ValueError, match=r"x has shape \(3, 7\), expected \(\*batch, 4\)"):
-        icnn.argmin(f, torch.zeros(3, 7, dtype=torch.float64))
+        by_bundle(f, torch.zeros(3, 7, dtype=torch.float64))
     with pytest.raises(ValueError, match="PICNN needs x, got None"):
-        icnn.argmin(f)
+        by_bundle(f)
     with pytest.raises(ValueError, match="FICNN has no x"):
-        icnn.argmin(build("FICNN"), torch.zeros(3, 4, dtype=torch.float64))
+        by_bundle(build("FICNN"), torch.zeros(3, 4, dtype=torch.float64))
 
 
 def test_a_network_that_awaits_projection_is_refused() -> None:
@@ -235,17 +246,17 @@ def test_a_network_that_awaits_projection_is_refused() -> None:
     with torch.no_grad():
         f.layers[-1].path.raw.sub_(1.0)  # pyright: ignore
     with pytest.raises(ValueError, match=r"not convex in y.*project_"):
-        icnn.argmin(f, context(f, 2))
-    assert (icnn.argmin(icnn.project_(f), context(f, 2), max_iter=60).gap < 1e-6).all()
+        by_bundle(f, context(f, 2))
+    assert (by_bundle(icnn.project_(f), context(f, 2), max_iter=60).gap < 1e-6).all()
 
 
 @pytest.mark.parametrize("activation", ["elu", "squared_relu"])
 def test_neither_smooth_nor_piecewise_linear_has_no_implicit_gradient(activation: str) -> None:
     f = build("PICNN", activation)
     x = context(f, 2)
-    with pytest.raises(ValueError, match=f"activation '{activation}' is neither"):
-        icnn.argmin(f, x)
-    solution = icnn.argmin(f, x, gradient="none", max_iter=80)
+    with pytest.raises(ValueError, match=f"needs a smooth f, .*activation '{activation}'"):
+        by_bundle(f, x)
+    solution = by_bundle(f, x, gradient="none", max_iter=80)
     assert (solution.gap < 1e-3).all()
     assert not solution.y.requires_grad
 
@@ -255,10 +266,10 @@ def test_float32_networks(name: str, activation: str) -> None:
     f = build(name, activation)
     x = context(f, 3)
     single = build(name, activation).float()
-    solution = icnn.argmin(single, None if x is None else x.float(), max_iter=15)
+    solution = by_bundle(single, None if x is None else x.float(), max_iter=15)
     assert solution.y.dtype == torch.float32
     same = single.double()
-    exact = icnn.argmin(same, None if x is None else x.float().double(), max_iter=15)
+    exact = by_bundle(same, None if x is None else x.float().double(), max_iter=15)
     torch.testing.assert_close(solution.y.double(), exact.y, rtol=0, atol=1e-3)
     torch.testing.assert_close(solution.value.double(), exact.value.double(), rtol=1e-5, atol=1e-5)
 
@@ -266,8 +277,8 @@ def test_float32_networks(name: str, activation: str) -> None:
 def test_repr_counts_statuses() -> None:
     f = build("PICNN")
     x = context(f, 3)
-    assert repr(icnn.argmin(f, x, max_iter=60)) == "ArgminSolution(y: (3, 5), status: 3 OPTIMAL)"
-    assert "3 MAX_ITERATIONS" in repr(icnn.argmin(f, x, max_iter=1))
+    assert repr(by_bundle(f, x, max_iter=60)) == "ArgminSolution(y: (3, 5), status: 3 OPTIMAL, method: bundle)"
+    assert "3 MAX_ITERATIONS" in repr(by_bundle(f, x, max_iter=1))
 
 
 @pytest.mark.cuda
@@ -275,7 +286,7 @@ def test_repr_counts_statuses() -> None:
 def test_the_same_answer_on_cuda(name: str) -> None:
     f = build(name)
     x = context(f, 3)
-    here = icnn.argmin(f, x)
-    there = icnn.argmin(f.cuda(), None if x is None else x.cuda())
+    here = by_bundle(f, x)
+    there = by_bundle(f.cuda(), None if x is None else x.cuda())
     assert there.y.device.type == "cuda"
     torch.testing.assert_close(there.y.cpu(), here.y, rtol=1e-8, atol=1e-8)

@@ -8,11 +8,15 @@ from torch import Tensor
 
 import icnn
 from icnn import ConvexNetwork, Status
-from icnn.inference.bundle import Cuts, bundle_entropy, independent, necessary
+from icnn.inference.bundle import by_bundle as bundle
+from icnn.inference.cuts import Cuts, independent, necessary
 from icnn.inference.flat import FlatEnergy
+from icnn.inference.regions import Polyhedron
+from icnn.inference.regularizers import Model, Regularized
+from icnn.inference.regularizers import entropic as entropic_over
 from icnn.networks import ACTIVATIONS, Tangent
 
-from .examples import NETWORKS, build, context
+from .examples import NETWORKS, build, by_bundle, context
 
 
 class Counting(FlatEnergy):
@@ -41,13 +45,18 @@ def test_instances_that_are_done_leave_the_batch_and_stay_as_they_are() -> None:
     A[:, 1:] *= torch.linspace(0, 2, 12, dtype=torch.float64).reshape(-1, 1, 1)
     seen, path = [], []
     start = torch.rand(12, 4, dtype=torch.float64)
-    bundle = bundle_entropy(Counting(A, b, seen), start, 40, 1e-9, lambda _, y: path.append(y.clone()))
-    assert (bundle.status == Status.OPTIMAL).all()
-    assert bundle.iterations.min() < bundle.iterations.max()
-    running = [12] + [int((bundle.iterations >= i).sum()) for i in range(1, len(path) + 1)]
+    ended = bundle(Counting(A, b, seen), entropic(12, 4), start, 40, 1e-9, lambda _, y: path.append(y.clone()))
+    assert (ended.status == Status.OPTIMAL).all()
+    assert ended.iterations.min() < ended.iterations.max()
+    running = [12] + [int((ended.iterations >= i).sum()) for i in range(1, len(path) + 1)]
     assert seen == running
-    for i, last in enumerate(bundle.iterations.tolist()):
-        assert all(torch.equal(y[i], bundle.y[i]) for y in path[last - 1 :])
+    for i, last in enumerate(ended.iterations.tolist()):
+        assert all(torch.equal(y[i], ended.y[i]) for y in path[last - 1 :])
+
+
+def entropic(m: int, n: int) -> Regularized:
+    zeros = torch.zeros(m, n, dtype=torch.float64)
+    return entropic_over(Polyhedron(zeros, zeros + 1), 1.0)
 
 
 class Hidden(ConvexNetwork):
@@ -71,7 +80,7 @@ def test_a_function_gives_what_the_network_gives(name: str, activation: str, max
     x, start = context(f, 2, 3), torch.rand(2, 3, *f.y_shape, dtype=torch.float64)
 
     def solved(network: ConvexNetwork) -> tuple[icnn.ArgminSolution, tuple[Tensor, ...]]:
-        solution = icnn.argmin(network, x, start=start, max_iter=max_iter)
+        solution = by_bundle(network, x, start=start, max_iter=max_iter)
         weights = list(f.parameters())
         return solution, torch.autograd.grad(solution.y.square().sum(), weights, materialize_grads=True)
 
@@ -98,7 +107,7 @@ class Falling(ConvexNetwork):
 @pytest.mark.parametrize("x", [[[1.0], [torch.inf]], [[torch.inf]]])
 def test_minus_infinity_is_not_finite(x: list) -> None:
     given = torch.tensor(x, dtype=torch.float64)
-    solution = icnn.argmin(Falling(), given, gradient="none", on_failure="zero")
+    solution = by_bundle(Falling(), given, gradient="none", on_failure="zero")
     expected = [Status.NONFINITE_INPUT if bad else Status.OPTIMAL for bad in given.isinf().flatten()]
     assert solution.status.tolist() == expected
 
@@ -116,25 +125,25 @@ def test_cuts_fill_free_columns_and_keep_what_was_written() -> None:
         y, tangent = some_tangent(3)
         cuts = cuts.add(everyone, y, tangent)
         taken.append((y, tangent))
-    model = cuts.model(everyone)
-    assert model.G.shape == (3, 20, 4)
+    G, o = cuts.of(everyone)
+    assert G.shape == (3, 20, 4)
     for i, (y, tangent) in enumerate(taken):
         assert torch.equal(cuts.G[:, i], tangent.slope)
-        assert torch.equal(cuts.marks[0][:, i], y)
-        assert torch.equal(cuts.marks[1][:, i], tangent.units[0])
+        assert torch.equal(cuts.points[:, i], y)
+        assert torch.equal(cuts.marks[0][:, i], tangent.units[0])
         torch.testing.assert_close(cuts.o[:, i] + (tangent.slope * y).sum(-1), tangent.value)
     kept = torch.ones(3, 20, dtype=torch.bool)
     kept[1, 4:9] = kept[2, 2:] = False
-    cuts.keep(everyone, model.o, kept)
+    cuts.keep(everyone, o, kept)
     y, tangent = some_tangent(2)
     cuts = cuts.add(torch.tensor([1, 2]), y, tangent)
     assert torch.equal(cuts.G[[1, 2], [4, 2]], tangent.slope)
-    assert cuts.model(torch.tensor([2])).G.shape == (1, 3, 4)
+    assert cuts.of(torch.tensor([2]))[0].shape == (1, 3, 4)
     packed = cuts.packed()
     assert packed.G.shape == (3, 20, 4)
     assert (~packed.o.isneginf()).sum(-1).tolist() == [20, 16, 3]
     assert torch.equal(packed.G[1, 4], tangent.slope[0])
-    assert torch.equal(packed.marks[1][1, 5:16], torch.stack([t.units[0][1] for _, t in taken[9:]]))
+    assert torch.equal(packed.marks[0][1, 5:16], torch.stack([t.units[0][1] for _, t in taken[9:]]))
 
 
 def test_cuts_without_marks() -> None:
@@ -144,8 +153,8 @@ def test_cuts_without_marks() -> None:
     assert torch.equal(cuts.packed().G[:, 0], tangent.slope)
 
 
-def solved_bundle(G: Tensor, o: Tensor) -> icnn.solvers.Solution:
-    return icnn.solve(icnn.EntropyBundle(G, o), on_failure="zero")
+def solved_bundle(G: Tensor, o: Tensor) -> Model:
+    return entropic(len(G), G.shape[-1]).cut_model(G, o)
 
 
 def test_necessary_cuts_are_affinely_independent_and_give_the_same_minimiser() -> None:
@@ -159,7 +168,7 @@ def test_necessary_cuts_are_affinely_independent_and_give_the_same_minimiser() -
     for i in range(40):
         assert torch.linalg.matrix_rank(rows[i, kept[i]]) == kept[i].sum()
     again = solved_bundle(G, o.masked_fill(~kept, -torch.inf))
-    torch.testing.assert_close(again.x, model.x, rtol=0, atol=1e-8)
+    torch.testing.assert_close(again.y, model.y, rtol=0, atol=1e-8)
 
 
 def test_independent_multipliers_give_the_same_y() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 import icnn
 from icnn import ConvexNetwork
 
-from .examples import NETWORKS, build, context, directional
+from .examples import NETWORKS, build, by_bundle, context, directional
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 # network, activation and budget: converged and truncated; a smooth energy has to converge
@@ -41,7 +41,7 @@ def test_weights_and_x_against_finite_differences(name: str, activation: str, ma
     f = build(name, activation)
     x = context(f, 3)
     given = [] if x is None else [x.requires_grad_()]
-    ours, expected = directional(lambda: target_loss(icnn.argmin(f, x, max_iter=max_iter).y), weights(f) + given)
+    ours, expected = directional(lambda: target_loss(by_bundle(f, x, max_iter=max_iter).y), weights(f) + given)
     assert abs(expected) > 1e-4
     assert ours == pytest.approx(expected, rel=1e-5)
 
@@ -49,7 +49,7 @@ def test_weights_and_x_against_finite_differences(name: str, activation: str, ma
 def test_x_alone_against_finite_differences() -> None:
     f = build("PICNN")
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    ours, expected = directional(lambda: target_loss(icnn.argmin(f, x, max_iter=5).y), [x])
+    ours, expected = directional(lambda: target_loss(by_bundle(f, x, max_iter=5).y), [x])
     assert abs(expected) > 1e-4
     assert ours == pytest.approx(expected, rel=1e-5)
 
@@ -58,7 +58,7 @@ def test_x_alone_against_finite_differences() -> None:
 def test_through_every_positivity_map(positivity: str) -> None:
     f = icnn.PICNN(4, 5, (10,), positivity=positivity).double()
     x = torch.randn(3, 4, dtype=torch.float64)
-    ours, expected = directional(lambda: target_loss(icnn.argmin(f, x, max_iter=60).y), weights(f))
+    ours, expected = directional(lambda: target_loss(by_bundle(f, x, max_iter=60).y), weights(f))
     assert ours == pytest.approx(expected, rel=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_formula_six_by_hand(activation: str) -> None:
     x = context(f)
     assert x is not None
     points = [torch.full((5,), 0.5, dtype=torch.float64)]
-    solution = icnn.argmin(f, x, max_iter=4, callback=lambda _, y: points.append(y.clone()))
+    solution = by_bundle(f, x, max_iter=4, callback=lambda _, y: points.append(y.clone()))
     y = solution.y.detach()
     y_bar = torch.linspace(-1, 1, 5, dtype=torch.float64)
     found = torch.autograd.grad((y_bar * solution.y).sum(), list(f.parameters()), materialize_grads=True)
@@ -112,7 +112,7 @@ def test_newton_form_by_hand() -> None:
     """c_y = -(hess phi + hess f)^-1 y_bar, gradient = grad_w [grad_y f(y)'c_y]."""
     f = build("PICNN", "softplus")
     x = context(f)
-    solution = icnn.argmin(f, x, max_iter=10, tol=1e-12)
+    solution = by_bundle(f, x, max_iter=10, tol=1e-12)
     y, y_bar = solution.y.detach(), torch.linspace(-1, 1, 5, dtype=torch.float64)
     found = torch.autograd.grad((y_bar * solution.y).sum(), list(f.parameters()), materialize_grads=True)
     H = torch.autograd.functional.hessian(f.given(x), y)
@@ -132,7 +132,7 @@ def test_gradients_of_a_batch_are_the_sum_of_those_alone(name: str) -> None:
     start = torch.rand(4, *f.y_shape, dtype=torch.float64)
 
     def slopes(x: Tensor | None, start: Tensor) -> tuple[Tensor, ...]:
-        y = icnn.argmin(f, x, start=start, max_iter=5).y
+        y = by_bundle(f, x, start=start, max_iter=5).y
         return torch.autograd.grad(y.square().sum(), weights(f), materialize_grads=True)
 
     together = slopes(x, start)
@@ -148,7 +148,7 @@ def test_second_order_of_a_piecewise_linear_energy(max_iter: int) -> None:
 
     def slope_length() -> Tensor:
         with torch.enable_grad():
-            y = icnn.argmin(f, x, max_iter=max_iter).y
+            y = by_bundle(f, x, max_iter=max_iter).y
             slopes = torch.autograd.grad(target_loss(y), weights(f), create_graph=True, materialize_grads=True)
             return torch.stack([slope.square().sum() for slope in slopes]).sum()
 
@@ -159,7 +159,7 @@ def test_second_order_of_a_piecewise_linear_energy(max_iter: int) -> None:
 
 def test_second_order_of_a_smooth_energy_is_refused() -> None:
     f = build("PICNN", "softplus")
-    y = icnn.argmin(f, context(f, 2)).y
+    y = by_bundle(f, context(f, 2)).y
     for loss in (y.square().sum(), y.sum()):  # of the second, the cotangent depends on nothing
         with pytest.raises(RuntimeError, match="second order"):
             torch.autograd.grad(loss, weights(f), create_graph=True, materialize_grads=True)
@@ -167,7 +167,7 @@ def test_second_order_of_a_smooth_energy_is_refused() -> None:
 
 def test_only_y_is_differentiable() -> None:
     f = build("PICNN")
-    solution = icnn.argmin(f, context(f, 2))
+    solution = by_bundle(f, context(f, 2))
     assert solution.y.requires_grad
     assert not any(t.requires_grad for t in (solution.value, solution.gap))
 
@@ -177,9 +177,9 @@ def test_gradients_of_float32_networks(activation: str) -> None:
     f = build("PICNN", activation).float()
     x = torch.randn(3, 4)
     exact = copy.deepcopy(f).double()
-    single = torch.autograd.grad(icnn.argmin(f, x, max_iter=20).y.square().sum(), weights(f), materialize_grads=True)
+    single = torch.autograd.grad(by_bundle(f, x, max_iter=20).y.square().sum(), weights(f), materialize_grads=True)
     double = torch.autograd.grad(
-        icnn.argmin(exact, x.double(), max_iter=20).y.square().sum(), weights(exact), materialize_grads=True
+        by_bundle(exact, x.double(), max_iter=20).y.square().sum(), weights(exact), materialize_grads=True
     )
     for ours, right in zip(single, double, strict=True):
         assert ours.dtype == torch.float32
@@ -192,7 +192,7 @@ def test_a_training_step_lowers_the_loss() -> None:
     optimiser = torch.optim.Adam(f.parameters(), lr=0.02)
     losses = []
     for _ in range(8):
-        loss = (icnn.argmin(f, x, max_iter=5).y - target).square().mean()
+        loss = (by_bundle(f, x, max_iter=5).y - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -206,11 +206,11 @@ def minimum(f: ConvexNetwork, y: Tensor) -> Tensor:
 def test_argmin(activation: str, options: dict) -> None:
     f = FICNN(3, (8, 5), activation, **options).double()
     known = f.smooth or f.piecewise_linear
-    solution = icnn.argmin(f, max_iter=80, gradient="implicit" if known else "none")
+    solution = icnn.argmin(f, regularizer="entropy", max_iter=80, gradient="implicit" if known else "none")
     assert solution.gap < 1e-6
     with torch.no_grad():
         assert solution.value <= minimum(f, torch.rand(5000, 3, dtype=torch.float64)) + 1e-6
     assert solution.y.requires_grad == known
     if not known:
         with pytest.raises(ValueError, match="implicit"):
-            icnn.argmin(f)
+            icnn.argmin(f, regularizer="entropy")

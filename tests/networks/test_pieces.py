@@ -46,7 +46,7 @@ def test_convex_with_slopes_of_autograd_and_copies(make, options: dict) -> None:
 def test_argmin_is_differentiable(make) -> None:
     f = make().double()
     assert f.smooth != f.piecewise_linear
-    solution = icnn.argmin(f)
+    solution = icnn.argmin(f, regularizer="entropy")
     assert solution.gap < 1e-8
     weights = list(f.parameters())
     slopes = torch.autograd.grad(solution.y.square().sum(), weights)
@@ -57,7 +57,9 @@ def test_argmin_is_differentiable(make) -> None:
         with torch.no_grad():
             for weight, way in zip(moved.parameters(), direction, strict=True):
                 weight.add_(side * way)
-        ends.append(icnn.argmin(moved, gradient="implicit", max_iter=100).y.square().sum().item())
+        ends.append(
+            icnn.argmin(moved, regularizer="entropy", gradient="implicit", max_iter=100).y.square().sum().item()
+        )
     expected = (ends[0] - ends[1]) / 2e-6
     got = sum(float((slope * way).sum()) for slope, way in zip(slopes, direction, strict=True))
     assert got == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -97,7 +97,9 @@ def test_what_is_not_convex_is_refused() -> None:
 @pytest.mark.parametrize("make", [lambda unit: FICNN(3, (5, 4), unit), lambda unit: ResidualICNN(3, 5, 3, None, unit)])
 def test_argmin_finds_the_minimum(unit: Activation, make) -> None:
     f = make(unit).double()
-    solution = icnn.argmin(f, gradient="none" if unit.name == "norm(2)" else "implicit", max_iter=60)
+    solution = icnn.argmin(
+        f, regularizer="entropy", gradient="none" if unit.name == "norm(2)" else "implicit", max_iter=60
+    )
     others = torch.rand(2000, 3, dtype=torch.float64)
     with torch.no_grad():
         best = (f(others) + torch.special.xlogy(others, others).sum(-1)).add(

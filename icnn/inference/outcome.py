@@ -1,0 +1,28 @@
+"""Where a method of inference ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .cuts import Cuts
+
+Callback = Callable[[int, Tensor], None]  # called with the iteration and y (m, n)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Where a method ended, each field (batch, ...): y, bounds of the minimum, status, and the cuts that count."""
+
+    y: Float[Tensor, "batch n"]
+    upper: Float[Tensor, "batch"]
+    lower: Float[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
+    iterations: Int[Tensor, "batch"]
+    evaluations: Int[Tensor, "batch"]
+    cuts: Cuts | None = None
+
+    @property
+    def gap(self) -> Tensor:
+        return self.upper - self.lower
