@@ -18,7 +18,7 @@ import inspect
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, is_typeddict
 
 HEADING = re.compile(r"(Args|Returns|Raises|Source):$")
@@ -45,12 +45,12 @@ def google(lines: list[str], names: Collection[str]) -> list[str]:
     pieces = (piece for paragraph in paragraphs(lines) for piece in split(paragraph, names))
     out: list[str] = []
     for section, texts in groupby(pieces, key=lambda piece: piece[0]):
-        body = [line for _, text in texts for line in text.split("\n")]
-        if section == "formula":
-            out += ["::", "", *(f"    {line}" for line in body), ""]
-            continue
-        body = [MARKUP.sub(lambda found: found[1] or "\\" + found[2], line) for line in body]
-        out += [*body, ""] if section == "text" else [f"{section}:", *(f"    {line}" for line in body), ""]
+        between = "\n\n" if section in ("formula", "text") else "\n"
+        body = between.join(text for _, text in texts).split("\n")
+        if section != "formula":
+            body = [MARKUP.sub(lambda found: found[1] or "\\" + found[2], line) for line in body]
+        heading = {"formula": ["::", ""], "text": []}.get(section, [f"{section}:"])
+        out += [*heading, *(body if section == "text" else (f"    {line}".rstrip() for line in body)), ""]
     return out
 
 
@@ -76,7 +76,7 @@ def split(paragraph: list[str], names: Collection[str]) -> Iterator[Piece]:
 def items(paragraph: list[str], names: Collection[str]) -> Iterator[Piece]:
     """Entries that stand in the text without a heading, each with the lines that belong to it."""
     section, text = "text", ""
-    for line in (part for line in paragraph for part in NEXT_ENTRY.split(line)):
+    for line in chain.from_iterable(map(NEXT_ENTRY.split, paragraph)):
         entry, closing = ENTRY.match(line), CLOSING.match(line)
         if entry and set(entry[1].split(", ")) <= set(names):
             begins, begin = "Args", line

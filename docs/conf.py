@@ -36,11 +36,11 @@ napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "returns_style")]
 
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header", "toc.no_title"]  # a table of results may start without a title, or with a second heading
+suppress_warnings = ["myst.header", "toc.no_title"]  # of results that start with a table or with a second heading
 
 
 def to_google(_app: Any, what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
-    """For napoleon, which comes next, and takes a first line "word: text" of a property for its type: hence a comment."""
+    """For napoleon, which comes next. It takes words before a colon for the type of a property: hence a comment."""
     lines[:] = ["..", ""] * (what == "property") + _docstrings.google(lines, _docstrings.parameters(obj))
 
 
@@ -50,7 +50,7 @@ def skip(_app: Any, _what: str, _name: str, obj: Any, _skip: bool, _options: Any
 
 
 def inside(_app: Any, _page: str, source: list[str]) -> None:
-    """Links to the results of the benchmarks, which lie beside the docs, lead to the pages that docs/benchmarks makes."""
+    """The results of the benchmarks lie beside the docs, but are pages of theirs through the link docs/benchmarks."""
     source[0] = re.sub(r"\[([^]]*)\]\(\.\./benchmarks/results/(\w+)\.md\)", r"{doc}`\1 </benchmarks/\2>`", source[0])
 
 
