@@ -64,9 +64,11 @@ class ConvexNetwork(nn.Module, ABC):
     def given(self, x: Float[Tensor, "..."] | None = None) -> Callable[[Tensor], Tensor]:
         """The energy y -> f(x, y); everything that depends on x and the weights alone is computed once.
 
-        x: (*batch, *x_shape), or None for a network without x. The energy maps y of shape (*batch, *y_shape)
-        to (*batch,); y may carry extra leading dimensions, (*extra, *batch, *y_shape) to (*extra, *batch).
-        Any differentiable function will do for inference; an `Energy` makes it fast.
+        x: (*batch, *x_shape), or None for a network without x.
+
+        The energy maps y of shape (*batch, *y_shape) to (*batch,); y may carry extra leading dimensions,
+        (*extra, *batch, *y_shape) to (*extra, *batch). Any differentiable function will do for inference; an `Energy`
+        makes it fast.
         """
 
     @property
