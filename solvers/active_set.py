@@ -28,6 +28,17 @@ class Optimum(NamedTuple):
     iterations: Tensor
 
 
+class Solved(NamedTuple):
+    """A point with its active set: w is 0 on active rows, inf on others."""
+
+    x: Tensor
+    nu: Tensor
+    lam: Tensor
+    iterations: Tensor
+    degenerate: Tensor
+    w: Tensor
+
+
 def optimise(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Optimum:
     """Interior-point iterations until the active set shows, then Newton on it; more of both where it misled."""
     budget = torch.full(start.x.shape[:1], max_iter, device=start.x.device)
@@ -49,10 +60,10 @@ def polish(loop: Loop, at: Iterate) -> tuple[Iterate, KKT, Tensor]:
     """Newton on the active set, kept for each instance whose certificate it improves; its operator and certificate."""
     active = active_rows(loop, at)
     kkt = active_kkt(loop, at, active)
-    best, error = at, _error(loop, at)
+    best, error = at, certified(loop, at)
     for remaining in reversed(range(1 if loop.phi.constant_hessian else 2)):
         trial = _on_active(loop, _newton(loop, kkt, _on_active(loop, best, active)), active)
-        trial_error = _error(loop, trial)
+        trial_error = certified(loop, trial)
         better = trial_error < error
         best = choose(better, trial, best)
         error = error.fmin(trial_error)
@@ -104,7 +115,8 @@ def _on_active(loop: Loop, at: Iterate, active: Tensor) -> Iterate:
     return Iterate(at.x, at.nu, lam, s)
 
 
-def _error(loop: Loop, at: Iterate) -> Tensor:
+def certified(loop: Loop, at: Iterate) -> Tensor:
+    """The largest residual of the certificate, inf where that is nan."""
     split = split_fixed(loop, at.lam)
     return residuals(loop.phi, loop.program, loop.bounds, at.x, at.nu, split).max.nan_to_num(torch.inf)
 

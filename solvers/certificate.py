@@ -35,8 +35,8 @@ def certificate(problem: "ConvexProblem | SparseQP", solution: Solution) -> Resi
     The first two are the largest over j and i: every condition is held against its own terms, so that no one of
     them hides in the unit of another.
 
-    For `EntropyBundle` stationarity in y is |y - sigmoid(-G'lam)|: the gradient of the entropy is too steep
-    near the faces of the box to be compared.
+    For `EntropyBundle` stationarity in y is |y - sigmoid(-G'lam)|, over the simplex |y - exp(-1 - nu - G'lam)|: the
+    gradient of the entropy is too steep near the faces of the domain to be compared.
     """
     if not isinstance(problem, ConvexProblem):
         from .sparse import sparse_certificate  # which imports the forward pass, and that this module

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .active_set import optimise, split_fixed
-from .interior_point import Iterate, Loop, Rows
-from .kkt import PrimalKKT, Units, measure_units
+from .interior_point import Iterate, Loop
+from .kkt import PrimalKKT, Units
 from .linalg import dot, largest, mv, tmv
 from .program import Bounds, Program, Quadratic, is_diagonal, rows_mv, rows_tmv, symmetric_mv
 
@@ -78,7 +78,7 @@ def recession_ray(program: Program, bounds: Bounds, units: Units) -> tuple[Tenso
 
 
 def _run(program: Program, bounds: Bounds) -> tuple[Iterate, Tensor]:
-    phi = Quadratic()
-    loop = Loop(phi, program, bounds, measure_units(program.Q, program, bounds), Rows.of(program, bounds), PrimalKKT)
-    at = optimise(loop, loop.start(torch.zeros_like(program.p)), TOL, MAX_ITER).at
+    start = torch.zeros_like(program.p)
+    loop = Loop.of(Quadratic(), program, bounds, PrimalKKT, start)
+    at = optimise(loop, loop.start(start), TOL, MAX_ITER).at
     return at, split_fixed(loop, at.lam)

@@ -9,7 +9,7 @@ from typing import Literal
 from .closed_form import is_separable
 from .kernels import kernels_for
 from .problem import LP, ConvexProblem
-from .program import NegativeEntropy, Quadratic, is_diagonal
+from .program import BoxEntropy, NegativeEntropy, Quadratic, is_diagonal
 from .solution import Method
 from .sparse import SparseQP
 
@@ -24,7 +24,8 @@ def fitting_method(problem: ConvexProblem, operator: Literal["primal", "dual", "
     """Closed form, compiled active set or interior point, in this order."""
     Q, p, A, _, G, _ = problem.program
     if isinstance(problem.phi, NegativeEntropy):
-        return "bundle" if G.shape[-2] <= BUNDLE_CUTS and kernels_for(p) is not None else operator
+        few = G.shape[-2] <= BUNDLE_CUTS and isinstance(problem.phi, BoxEntropy)
+        return "bundle" if few and kernels_for(p) is not None else operator
     if isinstance(problem, LP):
         return operator
     if is_separable(Q, p, A, G):
@@ -50,7 +51,10 @@ def check_method(problem: ConvexProblem | SparseQP, method: Choice) -> None:
             "a diagonal Q, given as a vector, bounds, at most one equality and no G",
         ),
         "active_set": (quadratic and kernels_for(p) is not None, "a QP on the CPU, and numba"),
-        "bundle": (not quadratic and kernels_for(p) is not None, "an EntropyBundle on the CPU, and numba"),
+        "bundle": (
+            isinstance(problem.phi, BoxEntropy) and kernels_for(p) is not None,
+            "an EntropyBundle over the box, on the CPU, and numba",
+        ),
     }
     fits, what = requirements.get(method, (True, ""))
     if not fits:

@@ -7,15 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .active_set import optimise, split_fixed, weakly_active
+from .active_set import Solved, optimise, split_fixed, weakly_active
 from .certificate import residuals
 from .closed_form import solve_separable
 from .diagnosis import farkas_ray, recession_ray
-from .interior_point import Iterate, Loop, Rows
+from .entropy import through_dual
+from .interior_point import Loop
 from .kernels import kernels_for
 from .kkt import KKT, DualKKT, FullKKT, PrimalKKT, measure_units
-from .linalg import mv, tmv
-from .problem import entropy_dual
 from .program import Bounds, NegativeEntropy, Phi, Program, Quadratic, split_rows
 from .screen import replace_bad, screen
 from .solution import METHODS, Method, Status
@@ -55,17 +54,6 @@ class Values(NamedTuple):
     w: Tensor
     U: Tensor
     method: Tensor
-
-
-class Solved(NamedTuple):
-    """A point with its active set."""
-
-    x: Tensor
-    nu: Tensor
-    lam: Tensor
-    iterations: Tensor
-    degenerate: Tensor
-    w: Tensor
 
 
 def solve_values(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
@@ -173,8 +161,10 @@ def _loop_part(phi: Phi, bounds: Bounds, options: Options, program: Program, war
     status, ray = screen(phi, bounds, program)
     good = status == Status.OPTIMAL
     program = program if good.all() else replace_bad(program, good)
-    through = _through_dual if isinstance(phi, NegativeEntropy) else _directly
-    x, nu, lam, iterations, degenerate, w = through(phi, bounds, options, program, warm)
+    if isinstance(phi, NegativeEntropy):
+        x, nu, lam, iterations, degenerate, w = through_dual(phi, program, options.tol, options.max_iter)
+    else:
+        x, nu, lam, iterations, degenerate, w = _directly(phi, bounds, options, program, warm)
     found = torch.stack(residuals(phi, program, bounds, x, nu, lam), -1)
     failed = (status == Status.OPTIMAL) & ~(found.amax(-1) <= options.tol)
     if failed.any():
@@ -185,7 +175,7 @@ def _loop_part(phi: Phi, bounds: Bounds, options: Options, program: Program, war
 
 def _directly(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Solved:
     start = torch.zeros_like(program.p)
-    loop = _loop(phi, bounds, options.operator, program, start)
+    loop = Loop.of(phi, program, bounds, OPERATORS[options.operator], start)
     first = loop.warm_start(*warm) if warm else loop.start(start)
     at, kkt, iterations = optimise(loop, first, options.tol, options.max_iter)
     degenerate = weakly_active(loop, at).any(-1) | kkt.singular()
@@ -194,51 +184,10 @@ def _directly(phi: Phi, bounds: Bounds, options: Options, program: Program, warm
     return Solved(at.x, at.nu, lam, iterations, degenerate, w)
 
 
-def _through_dual(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Solved:
-    """Solve the k-dimensional dual of an entropy bundle, then read y = sigmoid(-G'lam) off it.
-
-    A cut is inactive where its lam is held at zero. The dual operator is singular just where the primal one is:
-    where active cuts are affinely dependent.
-    """
-    dual_phi, dual, dual_bounds = entropy_dual(program)
-    present = torch.isfinite(program.d)
-    k = program.d.shape[-1]
-    start = present / present.sum(-1, keepdim=True).clamp_min(1).to(dual.p.dtype)
-    loop = _loop(dual_phi, dual_bounds, "primal", dual, start)
-    at, kkt, iterations = optimise(loop, _feasible(loop, start), options.tol, options.max_iter)
-    weak = weakly_active(loop, at)[:, :k]
-    idle = kkt.kept[:, :k] & ~weak | ~present
-    lam = at.x.clamp_min(0.0) * present
-    G = program.G[..., :-1]
-    y = torch.sigmoid(-tmv(G, lam))
-    t = (mv(G, y) - program.d).amax(-1, keepdim=True)
-    w = torch.zeros_like(lam).masked_fill(idle, torch.inf)
-    none = lam[:, :0]
-    degenerate = weak.any(-1) | kkt.singular()
-    return Solved(torch.cat((y, t), -1), none, lam, iterations, degenerate, w)
-
-
-def _feasible(loop: Loop, x: Tensor) -> Iterate:
-    """An iterate on the simplex that is primal and dual feasible."""
-    slope = loop.phi.gradient(loop.program.Q, x) + loop.program.p
-    nu = (slope.amax(-1, keepdim=True) - 2 * slope.amin(-1, keepdim=True)).clamp_min(loop.units.cost)
-    lower = slope + nu
-    upper = torch.zeros_like(x)
-    interior = loop.rows.interior[:, : x.shape[-1]]
-    s = torch.where(interior, x, torch.ones_like(x))
-    return Iterate(x, nu, torch.cat((lower, upper), -1), torch.cat((s, torch.ones_like(x)), -1))
-
-
 def factorised(kind: str, H: Tensor, program: Program, bounds: Bounds, w: Tensor) -> KKT:
     """M at the active set that w describes."""
     units = measure_units(H, program, bounds)
     return OPERATORS[kind].factorise(H, program.A, program.G, bounds, w, units.rho, units.delta)
-
-
-def _loop(phi: Phi, bounds: Bounds, kind: str, program: Program, x: Tensor) -> Loop:
-    H = phi.hessian(program.Q, x)
-    units, rows = measure_units(H, program, bounds), Rows.of(program, bounds)
-    return Loop(phi, program, bounds, units, rows, OPERATORS[kind])
 
 
 def _diagnose(

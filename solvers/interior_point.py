@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .kkt import KKT, Units
+from .kkt import KKT, Units, measure_units
 from .linalg import dot, largest, mv, tmv
 from .program import Bounds, Phi, Program, rows_mv, rows_tmv, split_rows
 
@@ -77,6 +77,12 @@ class Loop:
     units: Units
     rows: Rows
     operator: type[KKT]
+
+    @classmethod
+    def of(cls, phi: Phi, program: Program, bounds: Bounds, operator: type[KKT], x: Tensor) -> "Loop":
+        """With the units that the program has at x."""
+        units = measure_units(phi.hessian(program.Q, x), program, bounds)
+        return cls(phi, program, bounds, units, Rows.of(program, bounds), operator)
 
     def at(self, index: Tensor) -> "Loop":
         program = Program(*(t[index] for t in self.program))

@@ -6,14 +6,13 @@ dimensions; data without them are shared by the batch.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .program import Bounds, EntropyConjugate, NegativeEntropy, Phi, Program, Quadratic
+from .program import Bounds, BoxEntropy, Phi, Program, Quadratic, SimplexEntropy
 
 Bound = Tensor | float | None
 
@@ -24,7 +23,10 @@ class ConvexProblem(ABC):
     A problem offers its canonical form (`program`, `bounds`, `phi`); everything else works on that.
     """
 
-    phi: ClassVar[Phi]
+    @property
+    @abstractmethod
+    def phi(self) -> Phi:
+        """The curved part of the objective."""
 
     @property
     @abstractmethod
@@ -74,8 +76,6 @@ class QP(ConvexProblem):
         ValueError: shapes do not fit, or one of a pair is missing. (An asymmetric Q is refused by `solve`.)
     """
 
-    phi: ClassVar[Phi] = Quadratic()
-
     Q: Tensor
     p: Tensor
     G: Tensor | None = None
@@ -97,6 +97,10 @@ class QP(ConvexProblem):
         for name in ("lower", "upper"):
             _check_last(n, **{name: getattr(self, name)})
         _broadcast_batch(self._batches())
+
+    @property
+    def phi(self) -> Phi:
+        return Quadratic()
 
     @property
     def _full(self) -> bool:
@@ -170,24 +174,30 @@ class LP(QP):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EntropyBundle(ConvexProblem):
-    """minimise t - H(y)  subject to  G y + o <= t,  with the entropy H(y) = -sum y log y + (1 - y) log(1 - y).
+    """minimise t - H(y)  subject to  G y + o <= t (lam >= 0),  y in the box or in the simplex, with its entropy H.
 
-    The variable of the solution is x = (y, t), shape (*batch, n + 1), 0 < y < 1.
+        box       0 <= y <= 1              H(y) = -sum y log y + (1 - y) log(1 - y)     y = sigmoid(-G'lam)
+        simplex   y >= 0, 1'y = 1 (nu)     H(y) = -sum y log y                          y = softmax(-G'lam)
+
+    The variable of the solution is x = (y, t), shape (*batch, n + 1); nu has size 0 for the box, 1 for the simplex.
 
     Args:
         G: (*batch, k, n), the slopes of k >= 1 cuts.
         o: (*batch, k), their offsets; a cut with o = -inf is absent.
+        simplex: y are the probabilities of n classes instead of n labels. A flag and not a class of its own, since
+            cuts, variable, dual and derivatives are the same: the domain only says which entropy and whether 1'y = 1.
 
-    Source: Amos, Xu, Kolter (2017), section 4.2; solved through its dual, maximise over the simplex
-    o'lam - sum softplus(-(G'lam)), y = sigmoid(-G'lam), which lives in k dimensions.
+    Solved through its dual, which lives in k dimensions: maximise over the simplex of lam o'lam - sum softplus(-G'lam),
+    or o'lam - logsumexp(-G'lam). The simplex has no compiled method.
+
+    Source: Amos, Xu, Kolter (2017), section 4.2.
 
     Raises: TypeError, ValueError as `QP`.
     """
 
-    phi: ClassVar[Phi] = NegativeEntropy()
-
     G: Tensor
     o: Tensor
+    simplex: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_tensors(G=self.G, o=self.o)
@@ -198,6 +208,10 @@ class EntropyBundle(ConvexProblem):
 
     def _batches(self) -> dict[str, torch.Size]:
         return {"G": self.G.shape[:-2], "o": self.o.shape[:-1]}
+
+    @property
+    def phi(self) -> Phi:
+        return SimplexEntropy() if self.simplex else BoxEntropy()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -214,34 +228,14 @@ class EntropyBundle(ConvexProblem):
     @cached_property
     def program(self) -> Program:
         batch = _broadcast_batch(self._batches())
-        G, o = _expand(self.G, batch, 2), _expand(self.o, batch, 1)
-        p = _expand(torch.nn.functional.pad(self.G.new_zeros(self.G.shape[-1]), (0, 1), value=1.0), batch, 1)
+        G, o, q = _expand(self.G, batch, 2), _expand(self.o, batch, 1), int(self.simplex)
+        of_t = torch.nn.functional.pad(self.G.new_zeros(self.G.shape[-1]), (0, 1), value=1.0)
+        A, b = _expand((1 - of_t).expand(q, -1), batch, 2), _expand(of_t[-1:].expand(q), batch, 1)
         rows = torch.cat((G, G.new_full((1,), -1.0).expand(*G.shape[:-1], 1)), -1)
-        none = p[..., :0]
-        return Program(none, p, none.unsqueeze(-1).expand(*batch, 0, p.shape[-1]), none, rows, -o)
+        return Program(b[..., :0], _expand(of_t, batch, 1), A, b, rows, -o)
 
     def __repr__(self) -> str:
-        return _describe(self, G=self.G, o=self.o)
-
-
-def entropy_dual(program: Program) -> tuple[Phi, Program, Bounds]:
-    """The dual of a bundle: minimise sum softplus(-G'lam) - o'lam  subject to  1'lam = 1,  lam >= 0.
-
-    On the simplex G'lam = g + (G - 1g')'lam for any g: cuts are taken relative to their mean, so that cuts that
-    nearly coincide, as they do around a minimum, keep the digits in which they differ.
-    """
-    present = torch.isfinite(program.d)
-    slopes = program.G[..., :-1]
-    share = (present.to(slopes.dtype) / present.sum(-1, keepdim=True).clamp_min(1)).unsqueeze(-2)
-    offsets = program.d.masked_fill(~present, 0.0)
-    mean = share @ slopes
-    slopes = slopes - mean if present.all() else (slopes - mean).masked_fill(~present.unsqueeze(-1), 0.0)
-    Q = torch.cat((slopes, mean), -2)
-    p = (offsets - (share.squeeze(-2) * offsets).sum(-1, keepdim=True)) * present
-    upper = torch.zeros_like(p).masked_fill(present, torch.inf)
-    ones, one = torch.ones_like(p).unsqueeze(-2), torch.ones_like(p[..., :1])
-    d = torch.cat((torch.zeros_like(p), upper), -1)
-    return EntropyConjugate(), Program(Q, p, ones, one, ones[..., :0, :], d), Bounds(True, True)
+        return _describe(self, G=self.G, o=self.o, simplex=self.simplex or None)
 
 
 def _expand(t: Tensor, batch: torch.Size, core: int) -> Tensor:
@@ -311,6 +305,6 @@ def _broadcast_batch(batches: dict[str, torch.Size]) -> torch.Size:
         raise ValueError(f"batch dimensions do not broadcast: {shapes}") from error
 
 
-def _describe(problem: object, **data: Tensor | None) -> str:
-    shapes = ", ".join(f"{name}: {tuple(t.shape)}" for name, t in data.items() if t is not None)
-    return f"{type(problem).__name__}({shapes})"
+def _describe(problem: object, **data: Tensor | bool | None) -> str:
+    shown = {name: tuple(t.shape) if isinstance(t, Tensor) else t for name, t in data.items() if t is not None}
+    return f"{type(problem).__name__}({', '.join(f'{name}: {value}' for name, value in shown.items())})"

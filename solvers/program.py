@@ -6,16 +6,26 @@ with J = [G; -I; I] and d = [h; -lower; upper]: simple bounds are rows of J with
 implicit. Every datum is a tensor with the leading batch dimensions; an absent group has zero rows.
 """
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .linalg import mv, stack, tmv
 
 BLOCK = 2**17
+
+
+class Bounds(NamedTuple):
+    """Which simple bounds stand below G in J."""
+
+    lower: bool
+    upper: bool
 
 
 @runtime_checkable
@@ -53,51 +63,154 @@ class Quadratic:
         return gradient + dual
 
 
-class NegativeEntropy:
-    """phi(y, t) = sum y log y + (1 - y) log(1 - y); the last coordinate t has no curvature."""
+class NegativeEntropy(ABC):
+    """phi(y, t) = -H(y) of y in the domain of the entropy; the last coordinate t has no curvature.
+
+    The entropy also knows, in closed form, its conjugate  phi*(-z) = -min_y phi(y) + z'y  and the minimiser y(z).
+    """
 
     constant_hessian: ClassVar[bool] = False
+    bounds: ClassVar[Bounds]
+    """Which faces the domain has, beside its equalities; y stays off them by itself."""
 
     def value(self, Q: Tensor, x: Tensor) -> Tensor:
-        y = x[..., :-1]
-        return (torch.special.xlogy(y, y) + torch.special.xlogy(1 - y, 1 - y)).sum(-1)
+        return self.of(x[..., :-1]).sum(-1)
 
     def gradient(self, Q: Tensor, x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(torch.logit(x[..., :-1]), (0, 1))
+        return pad(self.slope(x[..., :-1]), (0, 1))
 
     def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
-        y = x[..., :-1]
-        tiny = torch.finfo(y.dtype).tiny
-        return torch.nn.functional.pad((y * (1 - y)).clamp_min(tiny).reciprocal(), (0, 1))
+        variance = self.variance(x[..., :-1]).clamp_min(torch.finfo(x.dtype).tiny)
+        return pad(variance.log().neg().exp(), (0, 1))  # unlike that of 1 / y, its derivative never squares 1 / y
 
     def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
-        y = x[..., :-1] - torch.sigmoid(-dual[..., :-1])
-        return torch.cat((y, dual[..., -1:]), -1)
+        return torch.cat((x[..., :-1] - self.from_slope(-dual[..., :-1]), dual[..., -1:]), -1)
+
+    @abstractmethod
+    def of(self, y: Tensor) -> Tensor:
+        """The negative entropy of every coordinate, with finite slopes where y rounds to a face of the domain."""
+
+    @abstractmethod
+    def slope(self, y: Tensor) -> Tensor:
+        """The derivative of every coordinate of `of`."""
+
+    @abstractmethod
+    def from_slope(self, slope: Tensor) -> Tensor:
+        """The y with that slope."""
+
+    @abstractmethod
+    def variance(self, y: Tensor) -> Tensor:
+        """One over the second derivative."""
+
+    @abstractmethod
+    def conjugate(self, z: Tensor) -> Tensor:
+        """phi*(-z), (*batch,)."""
+
+    @abstractmethod
+    def minimiser(self, z: Tensor) -> Tensor:
+        """y(z), the gradient of the conjugate at -z."""
+
+    @abstractmethod
+    def multiplier(self, z: Tensor) -> Tensor:
+        """nu of the equalities of the domain, (*batch, q): slope(y(z)) + z + A'nu = 0."""
+
+    @abstractmethod
+    def covariance(self, G: Tensor, y: Tensor) -> Tensor:
+        """G (d y / d (-z)) G', (*batch, k, k): the covariance of G Y where Y has mean y."""
 
 
+class BoxEntropy(NegativeEntropy):
+    """phi(y, t) = sum y log y + (1 - y) log(1 - y) on 0 <= y <= 1: coordinates are Bernoulli, y(z) = sigmoid(-z)."""
+
+    bounds: ClassVar[Bounds] = Bounds(True, True)
+
+    def of(self, y: Tensor) -> Tensor:
+        return _times_log(y) + _times_log(1 - y)
+
+    def slope(self, y: Tensor) -> Tensor:
+        return torch.logit(y)
+
+    def from_slope(self, slope: Tensor) -> Tensor:
+        return torch.sigmoid(slope)
+
+    def variance(self, y: Tensor) -> Tensor:
+        return y * (1 - y)
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-z).sum(-1)
+
+    def minimiser(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(-z)
+
+    def multiplier(self, z: Tensor) -> Tensor:
+        return z[..., :0]
+
+    def covariance(self, G: Tensor, y: Tensor) -> Tensor:
+        return weighted_gram(G.mT, self.variance(y))
+
+
+class SimplexEntropy(NegativeEntropy):
+    """phi(y, t) = sum y log y on y >= 0, 1'y = 1 (nu): one class of n, y(z) = softmax(-z), nu = logsumexp(-z) - 1."""
+
+    bounds: ClassVar[Bounds] = Bounds(True, False)
+
+    def of(self, y: Tensor) -> Tensor:
+        return _times_log(y)
+
+    def slope(self, y: Tensor) -> Tensor:
+        return y.log() + 1
+
+    def from_slope(self, slope: Tensor) -> Tensor:
+        return (slope - 1).exp()
+
+    def variance(self, y: Tensor) -> Tensor:
+        return y
+
+    def conjugate(self, z: Tensor) -> Tensor:
+        return torch.logsumexp(-z, -1)
+
+    def minimiser(self, z: Tensor) -> Tensor:
+        return torch.softmax(-z, -1)
+
+    def multiplier(self, z: Tensor) -> Tensor:
+        return torch.logsumexp(-z, -1, keepdim=True) - 1
+
+    def covariance(self, G: Tensor, y: Tensor) -> Tensor:
+        return weighted_gram((G - mv(G, y).unsqueeze(-1)).mT, y)
+
+
+def _times_log(y: Tensor) -> Tensor:
+    return torch.special.xlogy(y, y.clamp_min(torch.finfo(y.dtype).tiny))
+
+
+@dataclass(frozen=True)
 class EntropyConjugate:
-    """phi(lam) = sum_j softplus(-(g + G'lam)_j), the conjugate of the entropy at -(g + G'lam).
+    """phi(lam) = phi*(-(g + G'lam)), phi* the conjugate of the entropy.
 
     Q holds G (k, n) with g (n) as one row more below it.
     """
 
     constant_hessian: ClassVar[bool] = False
 
+    entropy: NegativeEntropy
+
     def value(self, Q: Tensor, x: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(-self._slope(Q, x)).sum(-1)
+        return self.entropy.conjugate(self._slope(Q, x))
 
     def gradient(self, Q: Tensor, x: Tensor) -> Tensor:
-        return -mv(Q[..., :-1, :], torch.sigmoid(-self._slope(Q, x)))
+        return -mv(Q[..., :-1, :], self._minimiser(Q, x))
 
     def hessian(self, Q: Tensor, x: Tensor) -> Tensor:
-        y = torch.sigmoid(-self._slope(Q, x))
-        return weighted_gram(Q[..., :-1, :].mT, y * (1 - y))
+        return self.entropy.covariance(Q[..., :-1, :], self._minimiser(Q, x))
 
     def stationarity(self, x: Tensor, gradient: Tensor, dual: Tensor) -> Tensor:
         return gradient + dual
 
     def _slope(self, Q: Tensor, x: Tensor) -> Tensor:
         return Q[..., -1, :] + tmv(Q[..., :-1, :], x)
+
+    def _minimiser(self, Q: Tensor, x: Tensor) -> Tensor:
+        return self.entropy.minimiser(self._slope(Q, x))
 
 
 class Program(NamedTuple):
@@ -112,13 +225,6 @@ class Program(NamedTuple):
     b: Float[Tensor, "*batch q"]
     G: Float[Tensor, "*#batch m n"]
     d: Float[Tensor, "*batch rows"]
-
-
-class Bounds(NamedTuple):
-    """Which simple bounds stand below G in J."""
-
-    lower: bool
-    upper: bool
 
 
 def rows_mv(G: Tensor, bounds: Bounds, x: Tensor) -> Tensor:

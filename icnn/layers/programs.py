@@ -52,17 +52,24 @@ class LPLayer(_ProgramLayer):
 
 
 class BundleEntropyLayer(_ProgramLayer):
-    """(G, o) -> argmin over y in [0, 1]^n of max_i (G_i'y + o_i) - H(y).
+    """(G, o) -> argmin over y in [0, 1]^n, or in the simplex, of max_i (G_i'y + o_i) - H(y), H the entropy there.
 
-    Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.EntropyBundle`. Returns
-    (*batch, n).
+    Constructed with `simplex` of `icnn.EntropyBundle` and the options of `icnn.solve`; arguments, shapes and errors of
+    `icnn.EntropyBundle`. Returns (*batch, n).
     """
 
+    def __init__(self, *, simplex: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.simplex = simplex
+
     def problem(self, *data: Any, **named: Any) -> ConvexProblem:
-        return EntropyBundle(*data, **named)
+        return EntropyBundle(*data, **named, simplex=self.simplex)
 
     def forward(self, *data: Any, **named: Any) -> Tensor:
         return super().forward(*data, **named)[..., :-1]
+
+    def extra_repr(self) -> str:
+        return ", ".join(["simplex=True"] * self.simplex + [super().extra_repr()] * bool(self.options))
 
 
 def _is_sparse(value: Any) -> bool:

@@ -42,6 +42,14 @@ def test_positions_of_the_data() -> None:
     assert torch.equal(icnn.LPLayer()(P, one, zero, one, zero, low, high), flat)
 
 
+def test_the_simplex_of_a_bundle() -> None:
+    layer = icnn.BundleEntropyLayer(simplex=True, tol=1e-10)
+    y = layer(torch.stack((P, P.flip(0))), P[:, :2])
+    torch.testing.assert_close(y.sum(-1), torch.ones(2).double())
+    assert repr(layer) == "BundleEntropyLayer(simplex=True, tol=1e-10)"
+    assert repr(icnn.BundleEntropyLayer(simplex=True)) == "BundleEntropyLayer(simplex=True)"
+
+
 @every_layer
 def test_equal_gradients(layer, kind, data: dict[str, Tensor]) -> None:
     def slopes(of_layer: bool) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,13 @@ def test_nan_is_never_certified() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "make"), [(icnn.QP, random_qp), (icnn.LP, random_lp), (icnn.EntropyBundle, random_bundle)]
+    ("kind", "make"),
+    [
+        (icnn.QP, random_qp),
+        (icnn.LP, random_lp),
+        (icnn.EntropyBundle, random_bundle),
+        (partial(icnn.EntropyBundle, simplex=True), random_bundle),
+    ],
 )
 def test_solutions_carry_the_certificate_of_their_problem(kind, make) -> None:
     problem = kind(**make((2, 3)))
@@ -96,8 +103,10 @@ def test_solutions_carry_the_certificate_of_their_problem(kind, make) -> None:
         torch.testing.assert_close(carried, again, rtol=0, atol=1e-14)
 
 
-def test_the_certificate_of_a_bundle_reacts() -> None:
-    problem = icnn.EntropyBundle(**random_bundle())
+@pytest.mark.parametrize("simplex", [False, True])
+def test_the_certificate_of_a_bundle_reacts(simplex: bool) -> None:
+    data = random_bundle()
+    problem = icnn.EntropyBundle(data["G"], data["o"], simplex=simplex)
     solution = icnn.solve(problem)
     for change in (
         dict(x=moved(solution.x, 0, 0.05)),
@@ -107,6 +116,8 @@ def test_the_certificate_of_a_bundle_reacts() -> None:
         dict(lam=-solution.lam),
     ):
         assert icnn.certificate(problem, replace(solution, **change)).max > 1e-3
+    if simplex:
+        assert icnn.certificate(problem, replace(solution, nu=solution.nu + 0.01)).max > 1e-3
 
 
 @pytest.mark.parametrize("factor", [1e-4, 1e4])

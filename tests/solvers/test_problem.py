@@ -139,9 +139,11 @@ def test_facts_and_repr() -> None:
     assert problem.dtype == torch.float64
     assert repr(problem).startswith("QP(Q: (4, 4), p: (2, 3, 4), G: (2, 3, 3, 4)")
     assert repr(icnn.LP(P)).startswith("LP(")
-    bundle = icnn.EntropyBundle(**random_bundle((5,)))
+    G, o = random_bundle((5,)).values()
+    bundle = icnn.EntropyBundle(G, o)
     assert bundle.batch_shape == (5,)
     assert repr(bundle) == "EntropyBundle(G: (5, 3, 4), o: (5, 3))"
+    assert repr(icnn.EntropyBundle(G, o, simplex=True)) == "EntropyBundle(G: (5, 3, 4), o: (5, 3), simplex: True)"
 
 
 def test_bounds_may_be_numbers() -> None:
