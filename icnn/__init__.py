@@ -1,6 +1,6 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
-from . import transforms
+from . import decoders, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -73,6 +73,7 @@ __all__ = [
     "certify",
     "convert",
     "curvature_bounds",
+    "decoders",
     "extrema",
     "falsify",
     "leaky_relu",
