@@ -1,5 +1,7 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import decoders, transforms
 from .certificates import (
     CurvatureBounds,
@@ -35,6 +37,9 @@ from .networks import (
     report,
 )
 from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, SparseQP, Status, certificate, solve
+
+if TYPE_CHECKING:
+    from .multilabel import MultiLabelClassifier as MultiLabelClassifier
 
 __version__ = "0.1.0"
 
@@ -87,3 +92,11 @@ __all__ = [
     "solve",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> Any:  # what needs an extra is imported when it is asked for
+    if name == "MultiLabelClassifier":
+        from .multilabel import MultiLabelClassifier
+
+        return MultiLabelClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
