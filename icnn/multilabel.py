@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from math import inf
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,8 +78,8 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         epochs: int = 100,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
-        weight_decay: float = 0.01,
-        early_stopping: bool = False,
+        weight_decay: float = 5e-3,
+        early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         random_state: Any = None,
@@ -104,7 +104,7 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "MultiLabelClassifier":
         """Fits the energy. X: (n, d), an array, a data frame or a sparse matrix, which never becomes dense as a whole.
 
         y: (n, L), an array or sparse matrix of 0 and 1; or (n,), classes.
