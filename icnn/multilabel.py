@@ -48,7 +48,8 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
             largest.
         threshold, k: of these decoders.
         max_iter: iterations of the inference, in training and in prediction.
-        epochs, batch_size, learning_rate, weight_decay: of AdamW.
+        epochs, batch_size, learning_rate: of Adam, at most so many epochs. weight_decay: w of a penalty ½ w |W|² of
+            the matrices; the biases are free, and the first one starts at the frequencies of the labels.
         early_stopping: hold out validation_fraction of the rows, stop when their cross-entropy has not become better
             for n_iter_no_change epochs, and keep the best epoch's weights.
         random_state: of weights, batches and the held out rows: an int, a RandomState or None.
@@ -226,12 +227,16 @@ DECODERS = ("expected_f1", "threshold", "top_k")
 def _start_at(network: PICNN, p: Tensor) -> None:
     """Starts the slope of f in y, the negative logit, at that of p: the labels are rare, and are so for every x."""
     gate: Any = network.layers[-1].skip_gate
-    torch.nn.init.zeros_(gate.bias).data.sub_(p.logit())
+    with torch.no_grad():
+        gate.bias.copy_(-p.logit())
 
 
 def _adam(network: PICNN, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Adam with a penalty ½ weight_decay |W|² of the matrices alone: a bias says how rare a label is."""
-    matrices = [weight for weight in network.parameters() if weight.ndim > 1]
-    biases = [weight for weight in network.parameters() if weight.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.Adam(groups, learning_rate)
+    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for weight in network.parameters():
+        groups[weight.ndim > 1].append(weight)
+    rates = (0.0, weight_decay)
+    return torch.optim.Adam(
+        [{"params": group, "weight_decay": rate} for group, rate in zip(groups, rates, strict=True)], learning_rate
+    )

@@ -52,7 +52,7 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 
 
 def test_rounded_probabilities_are_what_the_failing_check_asks_for() -> None:
-    check_classifier_multioutput("MultiLabelClassifier", small(decoder="threshold"))
+    check_classifier_multioutput("MultiLabelClassifier", small(decoder="threshold"))  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("loss", ["fenchel_young", "bce"])
@@ -139,13 +139,19 @@ def test_sparse_and_dense_data_give_the_same(container: Any) -> None:
 def test_data_frames() -> None:
     X, Y = data()
     frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
-    model = small(epochs=3).fit(frame, pd.DataFrame(Y))
+    model: Any = small(epochs=3).fit(frame, pd.DataFrame(Y))
     assert model.feature_names_in_.tolist() == list(frame.columns)
     assert model.n_features_in_ == 10
     assert model.classes_.tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(model.predict(frame), small(epochs=3).fit(X, Y).predict(X))
     with pytest.raises(ValueError, match="feature names"):
         model.predict(frame.iloc[:, ::-1])
+
+
+def test_read_only_data() -> None:
+    X, Y = data(50)
+    X.flags.writeable = Y.flags.writeable = False
+    assert small(epochs=1).fit(X, Y).predict(X).shape == Y.shape
 
 
 def test_classes_are_taken_one_against_the_rest() -> None:
@@ -185,7 +191,9 @@ def test_clone_pickle_and_grid_search() -> None:
     model = small(epochs=2).fit(X, Y)
     restored = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(restored.predict_proba(X), model.predict_proba(X))
-    assert clone(model).get_params() == model.get_params()
+    copy: Any = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert not hasattr(copy, "network_")
     pipeline = make_pipeline(StandardScaler(), small(epochs=2))
     grid = {"multilabelclassifier__hidden": [(), (4,)], "multilabelclassifier__decoder": ["threshold", "expected_f1"]}
     search = GridSearchCV(pipeline, grid, scoring="f1_samples", cv=2).fit(X, Y)
