@@ -62,13 +62,14 @@ def expected_f1(p: Float[Tensor, "*batch L"], beta: float = 1.0, zero_division: 
     return ExpectedF(_largest(p, size), value.gather(-1, size).squeeze(-1).to(p.dtype))
 
 
+@torch.no_grad()
 def best_threshold(
     p: Float[Tensor, "n L"], labels: Bool[Tensor, "n L"], beta: float = 1.0, zero_division: float = 0.0
 ) -> float:
     """The level for `threshold` that maximises the mean over the rows of F(p ≥ level, labels), of all levels.
 
     p: (n, L), probabilities. labels: (n, L), the truth of a validation set. beta, zero_division: as in `expected_f1`.
-    Returns a level in the middle between two of the p, the highest of the best; inf where no label at all is best.
+    Returns a level in the middle between two of the p; inf where no label at all is best.
     Raises ValueError as `expected_f1`, and for labels of another shape.
     """
     _check(p, beta, zero_division)
