@@ -1,6 +1,8 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
-from . import transforms
+from typing import TYPE_CHECKING, Any
+
+from . import decoders, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -49,6 +51,9 @@ from .networks import (
 )
 from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, SparseQP, Status, certificate, solve
 
+if TYPE_CHECKING:
+    from .multilabel import MultiLabelClassifier as MultiLabelClassifier
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -93,6 +98,7 @@ __all__ = [
     "certify",
     "convert",
     "curvature_bounds",
+    "decoders",
     "extrema",
     "falsify",
     "leaky_relu",
@@ -106,3 +112,11 @@ __all__ = [
     "solve",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> Any:  # what needs an extra is imported when it is asked for
+    if name == "MultiLabelClassifier":
+        from .multilabel import MultiLabelClassifier
+
+        return MultiLabelClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

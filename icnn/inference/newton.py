@@ -123,7 +123,7 @@ def _by_models(
 
 
 def _decrement(over: Euclidean, y: Tensor, step: Tensor, slope: Tensor, B: Tensor) -> Tensor:
-    """Twice what the model promises of a whole step: where nothing is proved, what Newton's method takes for the gap."""
+    """Twice what the model promises of a whole step: the gap of Newton's method where none is proved."""
     curved = torch.einsum("mi,mij,mj->m", step, B, step)
     return -2 * (torch.linalg.vecdot(slope, step) + over.value(y + step) - over.value(y)) - curved
 

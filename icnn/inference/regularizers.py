@@ -216,8 +216,7 @@ class Entropic(Regularized):
         G = G if self.size is None else G * self.size.unsqueeze(1)
         if self.weight != 1.0:
             G, o = G / self.weight, o / self.weight
-        kind = dict(simplex=True) if self.simplex else {}
-        found = solve(EntropyBundle(G, o, **kind), on_failure="zero")
+        found = solve(EntropyBundle(G, o, simplex=self.simplex), on_failure="zero")
         y, value = self._placed(found.x[:, :-1]), self.weight * found.x[:, -1]
         return Model(y, value, found.lam, found.status, found.degenerate)
 
