@@ -28,6 +28,7 @@ from .regularizers import Euclidean, Regularized
 Rule = Literal["gradient", "momentum", "adam"]
 RULES: tuple[Rule, ...] = ("gradient", "momentum", "adam")
 HALVINGS = 30
+STILL = 1e-11  # decrease, in units of the value, below which a length is neither tried nor changed
 LONGER = 1.2  # length of the next step against the last
 ADAM_RATE = 0.05
 BETAS = (0.9, 0.999)
@@ -128,15 +129,18 @@ class Descender:
             return self._falling(slope, number)
         length = state.length * LONGER
         rounding = 1e-15 * (1 + value.abs())
+        still = self.over.distance(self.over.step(w, slope, length), w) <= STILL * length.squeeze(-1) * (
+            1 + value.abs()
+        )
         for _ in range(HALVINGS):
             u = self.over.step(w, slope, length)
             trial = self.over.point(u)
             bound = value + torch.linalg.vecdot(slope, trial - y) + self.over.distance(u, w) / length.squeeze(-1)
-            above = self.energy(trial) > bound + rounding
+            above = (self.energy(trial) > bound + rounding) & ~still
             if not above.any():
                 break
             length = torch.where(above.unsqueeze(-1), 0.5 * length, length)
-        return length
+        return torch.where(still.unsqueeze(-1), state.length, length)  # what rounding says of lengths is nothing
 
     def _falling(self, slope: Tensor, number: int) -> Tensor:
         """Lengths of the subgradient method."""

@@ -12,7 +12,7 @@ solver.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,9 +21,19 @@ from icnn.certificates.jacobian_bounds import matrix
 from icnn.certificates.ranges import activations, linear_part
 from icnn.networks import Activation
 from icnn.networks.energy import LayeredEnergy
-from icnn.solvers import LP, QP, Solution, SparseQP
+from icnn.solvers import LP, QP, SparseQP
 
 Line = tuple[tuple[float, ...], float]
+
+
+@runtime_checkable
+class Multipliers(Protocol):
+    """Those of the rows of a program, and of its lower bounds."""
+
+    @property
+    def lam(self) -> Tensor: ...
+    @property
+    def lam_lower(self) -> Tensor: ...
 
 
 class Block(NamedTuple):
@@ -51,11 +61,11 @@ class Epigraph:
     layers: tuple[tuple[Unit, ...], ...]
     widths: tuple[torch.Size, ...]
 
-    def lines(self, solution: Solution) -> list[tuple[Tensor, Tensor]]:
+    def lines(self, solution: Multipliers) -> list[tuple[Tensor, Tensor]]:
         """The average lines of each layer by their multipliers, s (m, *v_shape) and o (m, *z_shape); see `replaced`."""
         return [self._average(units, shape, solution) for units, shape in zip(self.layers, self.widths, strict=True)]
 
-    def _average(self, units: tuple[Unit, ...], shape: torch.Size, solution: Solution) -> tuple[Tensor, Tensor]:
+    def _average(self, units: tuple[Unit, ...], shape: torch.Size, solution: Multipliers) -> tuple[Tensor, Tensor]:
         parts = [(solution.lam_lower if unit.from_below else solution.lam)[:, unit.place] for unit in units]
         weight = torch.stack(parts, -1).clamp_min(0.0)
         total = weight.sum(-1, keepdim=True)

@@ -39,6 +39,18 @@ def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts) -> Tensor:
     return over.cut_model(G, o).y
 
 
+def value_of_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, y: Tensor) -> Tensor:
+    """Σ λ_i (f(y^i) + g_i'(y - y^i)), (batch,), the minimum of the last model but for φ: its derivative at fixed y.
+
+    At a kink f itself has none in the weights; that of the minimum is this average of its pieces.
+    """
+    G, o, points, units = cuts.packed()
+    with torch.no_grad():
+        lam = over.cut_model(G, o).lam
+    value, slope, _ = energy.pieces(points.movedim(1, 0), [unit.nan_to_num().movedim(1, 0) for unit in units])
+    return (lam * (value.mT + (slope.movedim(0, 1) * (y.unsqueeze(1) - points)).sum(-1))).sum(-1)
+
+
 def through_newton(energy: FlatEnergy, over: Regularized, y: Tensor) -> Tensor:
     """The minimiser y plus a Newton step that is zero, through which all data are seen; first order only."""
     _, H = hessian(energy, y)

@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from icnn.certificates.ranges import replaced
 from icnn.solvers import Status
 
 from .bundle import by_bundle
 from .descent import RULES, Descender, Descent, by_descent
-from .implicit import through_cuts, through_newton
+from .implicit import through_cuts, through_newton, value_of_cuts
 from .newton import by_newton, by_quasi_newton, polished
 from .outcome import Callback, Outcome
 from .polyhedral import by_epigraph
@@ -47,6 +48,11 @@ class Plan(NamedTuple):
     def cuts(self) -> bool:
         """Whether the gradient goes through the cuts."""
         return self.gradient == "bundle"
+
+    @property
+    def marked(self) -> bool:
+        """Whether the cuts must be known as functions of the weights."""
+        return self.gradient in ("bundle", "danskin") and torch.is_grad_enabled()
 
     @property
     def name(self) -> str:
@@ -87,8 +93,9 @@ def solved(problem: Problem, plan: Plan, callback: Callback | None) -> Outcome:
         if callback is not None:
             callback(1, outcome.y.detach())
     else:
+        marked = plan.marked
         with torch.set_grad_enabled(plan.recorded > 0 and torch.is_grad_enabled()):
-            outcome = _iterated(problem, plan, callback)
+            outcome = _iterated(problem, plan, callback, marked)
     if plan.polishes:
         with torch.no_grad():
             outcome = polished(problem.energy, problem.over, outcome, POLISH, plan.tol)
@@ -111,8 +118,8 @@ def differentiable(problem: Problem, plan: Plan, outcome: Outcome, failed: Tenso
         problem = problem.without(failed)
     if plan.gradient == "danskin":
         y = y.detach()
-        exact = problem.energy(torch.where(failed.unsqueeze(-1), problem.start, y))
-        return y, torch.where(failed, value, value + (exact - exact.detach()))
+        minimum = _supported(problem, outcome, torch.where(failed.unsqueeze(-1), problem.start, y))
+        return y, torch.where(failed, value, value + (minimum - minimum.detach()))
     if plan.cuts:
         assert outcome.cuts is not None
         y = through_cuts(problem.energy, problem.over, outcome.cuts)
@@ -121,6 +128,18 @@ def differentiable(problem: Problem, plan: Plan, outcome: Outcome, failed: Tenso
     elif failed.any() and not outcome.upper[failed].isfinite().all():
         y = solved(problem, plan, None).y
     return torch.where(failed.unsqueeze(-1), outcome.y.detach(), y), value
+
+
+def _supported(problem: Problem, outcome: Outcome, y: Tensor) -> Tensor:
+    """f(y) + linear'y for its derivative at fixed y; at a kink by the pieces that make y the minimiser."""
+    if outcome.lines is not None:
+        layered = problem.layered
+        assert layered is not None
+        value = replaced(layered, y.reshape(-1, *problem.y_shape), outcome.lines).value
+        return value if problem.linear is None else value + (problem.linear * y).sum(-1)
+    if outcome.cuts is not None and problem.f.piecewise_linear:
+        return value_of_cuts(problem.energy, problem.over, outcome.cuts, y)
+    return problem.energy(y)
 
 
 def _fitting(problem: Problem) -> str:
@@ -175,12 +194,12 @@ def _by_epigraph(problem: Problem, plan: Plan) -> Outcome:
     return by_epigraph(problem.energy, layered, linear, over, problem.y_shape, plan.tol)
 
 
-def _iterated(problem: Problem, plan: Plan, callback: Callback | None) -> Outcome:
+def _iterated(problem: Problem, plan: Plan, callback: Callback | None, marked: bool) -> Outcome:
     at = problem.energy, problem.over
     if plan.rule is not None:
         descender = Descender(*at, plan.rule, problem.f.smooth)
         return by_descent(descender, problem.start, plan.max_iter, plan.tol, callback, plan.recorded)
     if plan.method == "bundle":
-        return by_bundle(*at, problem.start, plan.max_iter, plan.tol, callback, plan.cuts, plan.points)
+        return by_bundle(*at, problem.start, plan.max_iter, plan.tol, callback, marked, plan.points)
     method = by_newton if plan.method == "newton" else by_quasi_newton
     return method(*at, problem.start, plan.max_iter, plan.tol, callback)

@@ -26,6 +26,7 @@ from .regularizers import Entropic, Euclidean, Regularized
 
 HALVINGS = 25
 DECREASE = 1e-4  # of what the slope promises
+ROUNDING = 1e-14  # of values
 
 HOPELESS = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE, Status.NONFINITE_INPUT)
 
@@ -95,24 +96,25 @@ def _by_models(
     lower = torch.full_like(y[:, 0], -torch.inf)
     status = torch.full_like(lower, int(Status.MAX_ITERATIONS)).long()
     iterations, evaluations = torch.zeros_like(status), torch.ones_like(status)
-    stuck = torch.zeros_like(lower, dtype=torch.bool)
+    done = stuck = torch.zeros_like(lower, dtype=torch.bool)
     for number in range(max_iter + 1):
         value, slope, _ = energy.tangent(y)
         upper = value + over.value(y)
         lower = torch.fmax(lower, value - torch.linalg.vecdot(slope, y) + over.lowest(slope))
         status = status.masked_fill(upper - lower <= tol * (1 + upper.abs()), int(Status.OPTIMAL))
         status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))
-        going = (status == Status.MAX_ITERATIONS) & ~stuck
+        going = ((status == Status.MAX_ITERATIONS) | (status == Status.OPTIMAL) & ~done) & ~stuck
+        done = status == Status.OPTIMAL  # one step more makes y as exact as the gap
         if number == max_iter or not going.any():
             break
         B = curvature(y, slope)
         target, solved = over.newton_step(y, slope, B)
-        failed = going & (solved != Status.OPTIMAL)
+        failed = going & (solved != Status.OPTIMAL) & ~done
+        going = going & (solved == Status.OPTIMAL)
         status = torch.where(failed, solved, status)
         rest = torch.where(lower.isneginf(), _decrement(over, y, target - y, slope, B), torch.inf)
-        status = status.masked_fill(going & ~failed & (rest <= tol * (1 + upper.abs())), int(Status.OPTIMAL))
-        going = going & (status == Status.MAX_ITERATIONS)
-        step = torch.where((going & ~failed).unsqueeze(-1), target - y, 0.0)
+        status = status.masked_fill(going & (rest <= tol * (1 + upper.abs())), int(Status.OPTIMAL))
+        step = torch.where(going.unsqueeze(-1), target - y, 0.0)
         length, tried = _search(energy, over, y, step, upper, slope)
         y, stuck = y + length.unsqueeze(-1) * step, stuck | (length == 0)
         iterations, evaluations = iterations + going, evaluations + tried * going
@@ -133,7 +135,7 @@ def _search(
 ) -> tuple[Tensor, int]:
     """A length in (0, 1] for each instance with which f + phi falls enough, 0 where none; evaluations made."""
     promise = torch.linalg.vecdot(slope, step) + over.value(y + step) - over.value(y)
-    rounding = 1e-15 * (1 + value.abs())
+    rounding = ROUNDING * (1 + value.abs())
     length = torch.ones_like(value)
     for halving in range(HALVINGS):
         point = y + length.unsqueeze(-1) * step

@@ -13,7 +13,10 @@ Callback = Callable[[int, Tensor], None]  # called with the iteration and y (m, 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Where a method ended, each field (batch, ...): y, bounds of the minimum, status, and the cuts that count."""
+    """Where a method ended, each field (batch, ...): y, bounds of the minimum and status.
+
+    cuts: those of the bundle that count. lines: of the layers, that support f at the solution of an epigraph program.
+    """
 
     y: Float[Tensor, "batch n"]
     upper: Float[Tensor, "batch"]
@@ -22,6 +25,7 @@ class Outcome:
     iterations: Int[Tensor, "batch"]
     evaluations: Int[Tensor, "batch"]
     cuts: Cuts | None = None
+    lines: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def gap(self) -> Tensor:

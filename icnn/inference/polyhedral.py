@@ -13,6 +13,7 @@ from .outcome import Outcome
 from .regions import Objective, Polyhedron
 from .regularizers import Euclidean
 
+Lines = list[tuple[Tensor, Tensor]]
 ENTRIES = 2**24  # of the matrices of the programs that are solved together
 
 
@@ -30,20 +31,22 @@ def by_epigraph(
         _solved(layered.at(index), linear[index], over.at(index), y_shape)
         for index in torch.arange(len(linear), device=linear.device).split(count)
     ]
-    y, lower, status = (torch.cat(part) for part in zip(*parts, strict=True))
+    y, lower, status = (torch.cat([part[i] for part in parts]) for i in range(3))
+    layers = zip(*(part[3] for part in parts), strict=True)
+    lines = [(torch.cat([slope for slope, _ in layer]), torch.cat([offset for _, offset in layer])) for layer in layers]
     with torch.no_grad():
         upper = energy(y) + over.value(y)
         loose = (status == Status.OPTIMAL) & ~(upper - lower <= tol * (1 + upper.abs()))
         status = status.masked_fill(loose, int(Status.NUMERICAL))
         status = status.masked_fill(~upper.isfinite() & (status == Status.NUMERICAL), int(Status.NONFINITE_INPUT))
     ones = torch.ones_like(status)
-    return Outcome(y, upper, lower.detach(), status, ones, ones)
+    return Outcome(y, upper, lower.detach(), status, ones, ones, lines=lines)
 
 
 def _solved(
     layered: LayeredEnergy, linear: Tensor, over: Euclidean, y_shape: torch.Size
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the value of the program and its status."""
+) -> tuple[Tensor, Tensor, Tensor, Lines]:
+    """y, the value of the program, its status, and the lines that support f there."""
     free = torch.full((len(linear), *y_shape), torch.inf).to(linear)
     epigraph, n = epigraph_program(layered, -free, free), linear.shape[-1]
     objective = _objective(epigraph, linear, over)
@@ -54,7 +57,8 @@ def _solved(
     value = value + 0.5 * over.weight * over.centre.square().sum(-1)
     if isinstance(over.region, Polyhedron):  # bounds are held to the last digit
         y = y + (y.clamp(over.region.lower, over.region.upper) - y).detach()
-    return y, value, found.status
+    with torch.no_grad():
+        return y, value, found.status, epigraph.lines(found)
 
 
 def _objective(epigraph: Epigraph, linear: Tensor, over: Euclidean) -> Objective:

@@ -23,10 +23,11 @@ TINY = 1e-300
 
 
 class Minimum(NamedTuple):
-    """Minimisers (m, n + extra), multipliers of the rows that came with the program, and what the solver says."""
+    """Minimisers (m, n + extra), multipliers of the rows and lower bounds of the program, and what the solver says."""
 
     x: Tensor
     lam: Tensor
+    lam_lower: Tensor
     status: Tensor
     degenerate: Tensor
 
@@ -298,4 +299,4 @@ def _below(first: Tensor | None, second: Tensor | None, m: int, dim: int) -> Ten
 
 
 def _minimum(solution: Solution, rows: int) -> Minimum:
-    return Minimum(solution.x, solution.lam[:, :rows], solution.status, solution.degenerate)
+    return Minimum(solution.x, solution.lam[:, :rows], solution.lam_lower, solution.status, solution.degenerate)
