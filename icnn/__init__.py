@@ -1,6 +1,6 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
-from . import transforms
+from . import losses, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -34,7 +34,19 @@ from .networks import (
     project_,
     report,
 )
-from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, SparseQP, Status, certificate, solve
+from .solvers import (
+    LP,
+    QP,
+    ConvexProblem,
+    EntropyBundle,
+    Solution,
+    SolverError,
+    SparseQP,
+    Status,
+    ZeroGradientWarning,
+    certificate,
+    solve,
+)
 
 __version__ = "0.1.0"
 
@@ -67,6 +79,7 @@ __all__ = [
     "Status",
     "Verdict",
     "Violation",
+    "ZeroGradientWarning",
     "argmin",
     "centred",
     "certificate",
@@ -77,6 +90,7 @@ __all__ = [
     "falsify",
     "leaky_relu",
     "log_sum_exp",
+    "losses",
     "maxout",
     "norm",
     "normalise_",

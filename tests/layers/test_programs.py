@@ -42,6 +42,7 @@ def test_positions_of_the_data() -> None:
     assert torch.equal(icnn.LPLayer()(P, one, zero, one, zero, low, high), flat)
 
 
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 @every_layer
 def test_equal_gradients(layer, kind, data: dict[str, Tensor]) -> None:
     def slopes(of_layer: bool) -> tuple[Tensor, ...]:
