@@ -20,6 +20,7 @@ def regret(
     decision: LinearDecision,
     predicted: Float[Tensor, "*batch n"],
     true: Float[Tensor, "*batch n"],
+    best: Float[Tensor, "*batch n"] | None = None,
     *,
     relative: bool = False,
 ) -> Float[Tensor, "*batch"]:
@@ -28,15 +29,15 @@ def regret(
     Not negative, up to the certificate of the two solutions. Where x(ĉ) is not unique, the regret of the point that
     the solver returns; the worst of them may have a larger one.
 
-    decision: the feasible set. predicted, true: ĉ and c, (*batch, n). relative: in units of |min c'x| of the instance.
-    Returns (*batch,); nan where one of the two programs failed, if that does not raise.
+    decision: the feasible set. predicted, true: ĉ and c, (*batch, n). best: x(c), where it is known.
+    relative: in units of |min c'x| of the instance.
+    Returns (*batch,); nan where a program failed, if that does not raise.
     Raises as `icnn.solve`.
     """
     with torch.no_grad():
-        (found, status), (best, other) = decide(decision, predicted), decide(decision, true)
+        found, best, failed = _both(decision, predicted, true, best)
         least = (true * best).sum(-1)
         excess = (true * found).sum(-1) - least
-        failed = (status != Status.OPTIMAL) | (other != Status.OPTIMAL)
         return (excess / least.abs() if relative else excess).masked_fill(failed, torch.nan)
 
 
@@ -66,11 +67,7 @@ class SPOPlus(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         if true.requires_grad:
             raise ValueError("true is a constant of the loss; got one that requires a gradient")
-        found, status = decide(self.decision, (2 * predicted - true).detach())
-        failed = status != Status.OPTIMAL
-        if best is None:
-            best, other = decide(self.decision, true)
-            failed = failed | (other != Status.OPTIMAL)
+        found, best, failed = _both(self.decision, (2 * predicted - true).detach(), true, best)
         tilted = 2 * live(self.decision, predicted, failed) - true
         return _loss(self.decision, (tilted * (best - found)).sum(-1), failed)
 
@@ -106,6 +103,16 @@ class PerturbedFenchelYoung(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.decision}, sigma={self.sigma}, samples={self.samples}"
+
+
+def _both(decision: LinearDecision, c: Tensor, true: Tensor, best: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """x(c), x(true) unless it is given, and where one of them failed."""
+    found, status = decide(decision, c)
+    failed = status != Status.OPTIMAL
+    if best is None:
+        best, status = decide(decision, true)
+        failed = failed | (status != Status.OPTIMAL)
+    return found, best, failed
 
 
 def _loss(decision: LinearDecision, value: Tensor, failed: Tensor) -> Tensor:
