@@ -12,7 +12,6 @@ from torch import Tensor
 from .active_set import split_fixed
 from .certificate import residuals
 from .interior_point import PATIENCE, TO_BOUNDARY, Iterate, Loop, choose
-from .linalg import dot
 from .program import rows_mv
 
 DESCENT = 0.1  # of lam s in one step, until mu is reached
@@ -20,8 +19,8 @@ DESCENT = 0.1  # of lam s in one step, until mu is reached
 
 def centre(loop: Loop, start: Iterate, products: Tensor, tol: float, max_iter: int) -> tuple[Iterate, Tensor]:
     """The point where lam s = products (mu on interior rows, else 0), and the iterations that it took, (batch,)."""
-    interior, s = loop.rows.interior, start.s
-    at = best = start._replace(lam=torch.where(interior, start.lam.maximum(products / s), start.lam))
+    interior = loop.rows.interior
+    at = best = start._replace(lam=torch.where(interior, start.lam.maximum(products / start.s), start.lam))
     least = torch.full_like(start.x[:, 0], torch.inf)
     iterations = torch.zeros_like(least, dtype=torch.int64)
     waiting, running = torch.zeros_like(iterations), torch.ones_like(iterations, dtype=torch.bool)
@@ -41,8 +40,8 @@ def centre(loop: Loop, start: Iterate, products: Tensor, tol: float, max_iter: i
 def _advance(loop: Loop, at: Iterate, products: Tensor, error: Tensor) -> Iterate:
     interior = loop.rows.interior
     product = at.lam * at.s
-    mean = dot(product * interior, torch.ones_like(product)) / interior.sum(-1).clamp_min(1)
-    excess = product - products.maximum(DESCENT * mean.unsqueeze(-1))
+    mean = (product * interior).sum(-1, keepdim=True) / interior.sum(-1, keepdim=True).clamp_min(1)
+    excess = product - products.maximum(DESCENT * mean)
     step = loop.direction(loop.newton_kkt(at, error), at, loop.measure(at)[0], excess)
     length = loop.longest(at, step, TO_BOUNDARY)
     return Iterate(*(old + length * new for old, new in zip(at, step, strict=True)))
