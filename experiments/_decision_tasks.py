@@ -29,10 +29,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Data:
-    """Features (count, FEATURES), true costs (count, n) and the decisions that are best for them."""
+    """Features (count, FEATURES), true costs, their means given the features, and the best decisions, (count, n)."""
 
     features: Tensor
     costs: Tensor
+    expected: Tensor
     best: Tensor
 
 
@@ -63,6 +64,7 @@ def draw(task: Task, degree: int, noise: float, counts: tuple[int, ...], seed: i
     B = torch.randint(2, (task.size, FEATURES), generator=generator).double()
     features = torch.randn(sum(counts), FEATURES, dtype=torch.float64, generator=generator)
     factor = 1 + noise * (2 * torch.rand(sum(counts), task.size, dtype=torch.float64, generator=generator) - 1)
-    costs = task.sign * ((features @ B.mT / FEATURES**0.5 + 3) ** degree + 1) * factor / 3.5**degree
-    best = task.decision(costs)
-    return [Data(*part) for part in zip(*(t.split(counts) for t in (features, costs, best)), strict=True)]
+    expected = task.sign * ((features @ B.mT / FEATURES**0.5 + 3) ** degree + 1) / 3.5**degree
+    costs = expected * factor
+    parts = (features, costs, expected, task.decision(costs))
+    return [Data(*part) for part in zip(*(t.split(counts) for t in parts), strict=True)]

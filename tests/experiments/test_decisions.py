@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog
 
 from experiments._decision_tasks import FEATURES, Task, draw, knapsack, shortest_path
-from experiments.decisions import METHODS, Predictor, main, normalised, table
+from experiments.decisions import KNOWN, METHODS, Predictor, main, normalised, table
 
 TASKS = {"path": shortest_path(4), "knapsack": knapsack(8, seed=0)}
 every = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -37,7 +37,12 @@ def test_data_repeat_by_seed_and_costs_without_noise_are_the_power(task: Task) -
     fit = torch.linalg.lstsq(first.features, root).solution
     torch.testing.assert_close(first.features @ fit, root, rtol=0, atol=1e-9)
     torch.testing.assert_close((fit * FEATURES**0.5).round() / FEATURES**0.5, fit, rtol=0, atol=1e-9)
+    assert torch.equal(first.costs, first.expected)
     assert len(second.costs) == 10
+    (noisy,) = draw(task, 2, 0.5, (4000,), seed=1)
+    torch.testing.assert_close(
+        (noisy.costs / noisy.expected).mean(0), torch.ones(task.size).double(), rtol=0, atol=0.03
+    )
 
 
 @every
@@ -76,7 +81,7 @@ def test_every_loss_leads_from_the_mean_towards_the_decisions(task: Task, method
 
 
 def test_the_table() -> None:
-    text = table({"path": {method: [1.0, 2.0] for method in METHODS}})
+    text = table({"path": {method: [1.0, 2.0] for method in (*METHODS, KNOWN)}})
     assert "| SPO+ | 1.50 ± 0.71 |" in text
 
 
@@ -87,7 +92,7 @@ def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path) -> None:
     assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds"]
     assert set(record["metrics"]) == {"shortest path, degree 4", "knapsack, degree 4"}
     for methods in record["metrics"].values():
-        assert list(methods) == list(METHODS)
+        assert list(methods) == [KNOWN, *METHODS]
         assert all(0 <= found["regret"][0] < 100 for found in methods.values())
     assert (tmp_path / "regret.png").exists()
     (tmp_path / "record.json").unlink()
