@@ -54,6 +54,19 @@ def flow_plot(file: Path, points: Mapping[str, Tensor]) -> None:
     _save(figure, file)
 
 
+def seeds_plot(file: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
+    """Draw the values that methods have at several seeds, one titled panel per entry: a dot each, a bar at the mean."""
+    figure = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
+    for axes, (title, methods) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, values in enumerate(methods.values()):
+            axes.bar(place, sum(values) / len(values), color=f"C{place}", alpha=0.35)
+            axes.plot([place] * len(values), values, ".", color=f"C{place}")
+        axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", fontsize="small")
+        axes.set_title(title, fontsize="medium")
+    figure.supylabel(label, fontsize="medium")
+    _save(figure, file)
+
+
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
     figure.savefig(file, dpi=150)

@@ -125,6 +125,7 @@ def test_shared_data_receive_the_sum_over_the_batch(shared: tuple[str, ...]) -> 
     assert_agree(qp((3,), shared=shared))
 
 
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 @every_batch
 def test_linear_programs_agree_with_the_dense_path(batch: tuple[int, ...]) -> None:
     assert assert_agree(lp(batch)).method == "highs"
