@@ -1,6 +1,6 @@
 """Input convex neural networks, and the convex programs inside them, for PyTorch."""
 
-from . import transforms
+from . import losses, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -77,6 +77,7 @@ __all__ = [
     "falsify",
     "leaky_relu",
     "log_sum_exp",
+    "losses",
     "maxout",
     "norm",
     "normalise_",

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parents[1]
 SOLVERS = [f"icnn.solvers.{path.stem}" for path in (ROOT / "solvers").glob("*.py")]  # not the compiled kernels
 install_import_hook(
-    ["icnn.networks", "icnn.certificates", "icnn.inference", "icnn.layers", "icnn.transforms", *SOLVERS],
+    ["icnn.networks", "icnn.certificates", "icnn.inference", "icnn.layers", "icnn.losses", "icnn.transforms", *SOLVERS],
     "beartype.beartype",
 )  # must run before icnn is imported anywhere
 
