@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from icnn.inference import Domain
 from icnn.networks import ConvexNetwork
 
-from ._interim import UNIT, Domain, Regularizer
-from .prediction import PredictionLoss, Reduction
+from .prediction import UNIT, PredictionLoss, Reduction, Regularizer
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -21,8 +21,8 @@ class Argmin(PredictionLoss):
 
         l(x, y) = criterion(ŷ(x), y)
 
-    criterion: "mse" or "bce", means over the entries of y; "soft_f1", one minus soft_f1; or a callable, (ŷ, y) to one
-        loss for each instance, (*batch,), which may take any y of the batch.
+    criterion: "mse" or "bce", means over the entries of y; "soft_f1", one minus soft_f1; for these y in [0, 1]. Or a
+        callable, (ŷ, y) to one loss for each instance, (*batch,), which may take any y of the shape of ŷ.
     gradient: that of icnn.argmin, "implicit", "bundle", "unrolled", "truncated" or "one_step".
     The other arguments, returns and errors as in FenchelYoung. Where an inference failed, the criterion sees ŷ = y.
     Source: Amos, Xu, Kolter 2017, section 4.3; Domke, Generic methods for optimization-based modeling, 2012 (unrolled).
@@ -43,19 +43,22 @@ class Argmin(PredictionLoss):
         self.criterion = criterion
 
     def forward(self, x: Tensor | None, y: Tensor) -> Tensor:
-        self.check_labels(x, y)
+        self.check_shape(x, y)
         solution, failed = self.predict(x)
-        prediction = torch.where(failed.reshape(failed.shape + (1,) * len(self.f.y_shape)), y, solution.y)
         inner = len(self.f.y_shape)
+        batch = y.shape[:-inner]
+        prediction = torch.where(failed.reshape(failed.shape + (1,) * inner), y, solution.y).expand(y.shape)
         if callable(self.criterion):
             loss = self.criterion(prediction, y)
-            if loss.shape != y.shape[:-inner]:
+            if loss.shape != batch:
                 raise ValueError(
-                    f"criterion must return one loss per instance, {tuple(y.shape[:-inner])}; got {tuple(loss.shape)}"
+                    f"criterion must return one loss per instance, {tuple(batch)}; got {tuple(loss.shape)}"
                 )
         else:
+            if not ((y >= 0) & (y <= 1)).all():
+                raise ValueError("y must lie in the domain of the criterion, [0, 1]; got entries outside, or nan")
             loss = CRITERIA[self.criterion](prediction.flatten(-inner), y.flatten(-inner))
-        return self.reduce(loss, failed)
+        return self.reduce(loss, failed.expand(batch))
 
 
 def soft_f1(prob: Float[Tensor, "*batch n"], labels: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

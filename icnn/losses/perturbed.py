@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from icnn.inference import Domain
 from icnn.networks import ConvexNetwork
 
-from ._interim import UNIT, Domain, Regularizer
-from .prediction import PredictionLoss, Reduction
+from .prediction import UNIT, PredictionLoss, Reduction, Regularizer
 
 
 class PerturbedFenchelYoung(PredictionLoss):
@@ -27,6 +27,7 @@ class PerturbedFenchelYoung(PredictionLoss):
     not zero at its minimum, which is where E ŷ_m = y; for y at a vertex of the domain that is at infinity.
 
     samples: M. sigma: size of the noise, in units of the slope of f. regularizer: phi, added to f; None by default.
+    domain: its data are shared by all instances.
     Called with x, y as FenchelYoung, and a generator for draws that can be repeated. The other arguments, returns and
         errors as in FenchelYoung; ValueError too unless samples and sigma are positive. An instance of which one draw
         fails has failed.
@@ -49,7 +50,7 @@ class PerturbedFenchelYoung(PredictionLoss):
         self.samples, self.sigma = samples, sigma
 
     def forward(self, x: Tensor | None, y: Tensor, generator: Generator | None = None) -> Tensor:
-        self.check_labels(x, y)
+        self.check_shape(x, y)
         shape = (self.samples, *y.shape)
         tilt = self.sigma * torch.randn(shape, generator=generator, dtype=y.dtype, device=y.device)
         x = None if x is None else x.expand(self.samples, *x.shape)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from icnn.inference import Domain
 from icnn.networks import ConvexNetwork
 
-from ._interim import UNIT, Domain, Regularizer
-from .prediction import PredictionLoss, Reduction
+from .prediction import UNIT, PredictionLoss, Reduction, Regularizer
 
 
 class FenchelYoung(PredictionLoss):
@@ -32,8 +32,7 @@ class FenchelYoung(PredictionLoss):
     it is the logistic loss of each label with logits -c.
 
     f: a ConvexNetwork. domain: of y, see icnn.argmin.
-    regularizer: phi, "entropy" or "quadratic" or an object of these kinds. The entropy has an infinite slope at the
-        faces of the domain: there it is y's own gradient that is infinite, not that of the weights.
+    regularizer: phi, "entropy" or "quadratic" or an object of these kinds, see icnn.argmin.
     reduction: "mean" over the batch, or "none". inference: further arguments of icnn.argmin: method, max_iter, tol,
         on_failure. An inference that was cut short makes the loss too small by at most its gap.
     Called with x (*batch, *x_shape), None for a network without x, and y (*batch, *y_shape) in the domain. Returns a
@@ -53,7 +52,6 @@ class FenchelYoung(PredictionLoss):
         super().__init__(f, domain, regularizer, reduction, inference)
 
     def forward(self, x: Tensor | None, y: Tensor) -> Tensor:
-        self.check_labels(x, y)
         return self.reduce(*self.excess(x, y))
 
 
@@ -73,7 +71,6 @@ class Perceptron(PredictionLoss):
         super().__init__(f, domain, None, reduction, inference)
 
     def forward(self, x: Tensor | None, y: Tensor) -> Tensor:
-        self.check_labels(x, y)
         return self.reduce(*self.excess(x, y))
 
 
@@ -106,7 +103,6 @@ class MaxMargin(PredictionLoss):
         self.cost, self.weight = (cost, None) if callable(cost) else (None, _weights(cost, f))
 
     def forward(self, x: Tensor | None, y: Tensor) -> Tensor:
-        self.check_labels(x, y)
         return self.reduce(*self.excess(x, y, -self.costs(y)))
 
     def costs(self, y: Tensor) -> Tensor:

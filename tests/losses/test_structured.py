@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from sklearn.metrics import f1_score
 from torch import Generator, Tensor
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy
@@ -15,7 +16,7 @@ import icnn
 from icnn import Box, ConvexNetwork, Simplex, SolverError, losses
 
 N = 5
-TIGHT: dict[str, Any] = {"tol": 1e-12, "max_iter": 200}
+TIGHT: dict[str, Any] = {"tol": 1e-11, "max_iter": 60}
 LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "Fenchel-Young, entropy": lambda f, **o: losses.FenchelYoung(f, **TIGHT, **o),
     "Fenchel-Young, quadratic": lambda f, **o: losses.FenchelYoung(f, regularizer="quadratic", **TIGHT, **o),
@@ -63,7 +64,7 @@ def entropic(y: Tensor) -> Tensor:
     return (torch.xlogy(y, y) + torch.xlogy(1 - y, 1 - y)).sum(-1)
 
 
-def assert_gradient(value: Callable[[], Tensor], leaves: list[Tensor], step: float = 1e-5, atol: float = 1e-6) -> None:
+def assert_gradient(value: Callable[[], Tensor], leaves: list[Tensor], step: float = 1e-5) -> None:
     """The derivative along a random direction of all leaves, by autograd and by central differences."""
     slopes = torch.autograd.grad(value(), leaves, materialize_grads=True)
     directions = [torch.randn_like(leaf) for leaf in leaves]
@@ -79,7 +80,7 @@ def assert_gradient(value: Callable[[], Tensor], leaves: list[Tensor], step: flo
         return found
 
     expected = (moved(step) - moved(-step)) / (2 * step)
-    torch.testing.assert_close(torch.as_tensor(ours), expected, rtol=1e-5, atol=atol)
+    torch.testing.assert_close(torch.as_tensor(ours), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_check_can_fail() -> None:
@@ -92,16 +93,16 @@ def test_the_gradient_check_can_fail() -> None:
 @every_network
 def test_gradients_are_finite_differences_of_the_loss(name: str, activation: str) -> None:
     f = network(activation)
-    loss, x = LOSSES[name](f), inputs(6).requires_grad_()
-    y = labels(6)
+    loss, x = LOSSES[name](f), inputs(3).requires_grad_()
+    y = labels(3)
     assert_gradient(lambda: loss(x, y), list(f.parameters()))
     assert_gradient(lambda: loss(x, y), [x])
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("max-margin")])
 def test_labels_that_ask_for_a_gradient_get_it(name: str) -> None:
-    loss, x = LOSSES[name](network("softplus")), inputs(6)
-    y = (0.1 + 0.8 * torch.rand(6, N, dtype=torch.float64)).requires_grad_()
+    loss, x = LOSSES[name](network("softplus")), inputs(3)
+    y = (0.1 + 0.8 * torch.rand(3, N, dtype=torch.float64)).requires_grad_()
     assert_gradient(lambda: loss(x, y), [y])
 
 
@@ -111,7 +112,7 @@ def phi(regularizer: Any, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("regularizer", ["entropy", "quadratic"])
 def test_for_smooth_energies_the_fenchel_young_gradient_is_a_difference_of_two(regularizer: Any) -> None:
-    f, x, y = network("softplus"), inputs(6), labels(6)
+    f, x, y = network("softplus"), inputs(3), labels(3)
     best = icnn.argmin(f, x, regularizer=regularizer, gradient="none", **TIGHT).y
     expected = torch.autograd.grad((f(x, y) - f(x, best)).sum(), list(f.parameters()))
     value = losses.FenchelYoung(f, regularizer=regularizer, reduction="none", **TIGHT)(x, y)
@@ -121,7 +122,7 @@ def test_for_smooth_energies_the_fenchel_young_gradient_is_a_difference_of_two(r
 
 @pytest.mark.parametrize("regularizer", ["entropy", "quadratic"])
 def test_at_a_kink_the_gradient_is_that_of_no_piece_but_follows_the_minimiser(regularizer: Any) -> None:
-    f, x, y = network("relu"), inputs(6), labels(6)
+    f, x, y = network("relu"), inputs(3), labels(3)
     weights = list(f.parameters())
     best = icnn.argmin(f, x, regularizer=regularizer, gradient="implicit", **TIGHT).y
     followed = torch.autograd.grad((f(x, y) - f(x, best) - phi(regularizer, best)).sum(), weights)
@@ -134,8 +135,8 @@ def test_at_a_kink_the_gradient_is_that_of_no_piece_but_follows_the_minimiser(re
 
 
 def test_without_couplings_the_fenchel_young_loss_is_logistic() -> None:
-    f, x, y = network(coupling=False), inputs(6), labels(6)
-    zero = torch.zeros(6, N, dtype=torch.float64)
+    f, x, y = network(coupling=False), inputs(3), labels(3)
+    zero = torch.zeros(3, N, dtype=torch.float64)
     slope = torch.func.grad(lambda y: f(x, y).sum())(zero)
     ours = losses.FenchelYoung(f, reduction="none")(x, y)
     expected = binary_cross_entropy_with_logits(-slope, y, reduction="none").sum(-1)
@@ -143,8 +144,8 @@ def test_without_couplings_the_fenchel_young_loss_is_logistic() -> None:
 
 
 def test_without_couplings_on_the_simplex_it_is_the_cross_entropy() -> None:
-    f, x = network(coupling=False), inputs(6)
-    classes = torch.randint(N, (6,))
+    f, x = network(coupling=False), inputs(3)
+    classes = torch.randint(N, (3,))
     y = torch.nn.functional.one_hot(classes, N).double()
     slope = torch.func.grad(lambda y: f(x, y).sum())(torch.zeros_like(y))
     ours = losses.FenchelYoung(f, Simplex(), reduction="none")(x, y)
@@ -159,7 +160,7 @@ def test_losses_are_not_negative(name: str) -> None:
 
 @pytest.mark.parametrize("regularizer", ["entropy", "quadratic", None])
 def test_zero_at_the_minimiser_and_there_alone(regularizer: Any) -> None:
-    f, x = network(), inputs(6)
+    f, x = network(), inputs(3)
     best = icnn.argmin(f, x, regularizer=regularizer, gradient="none", **TIGHT).y
     if regularizer is None:
         loss = losses.Perceptron(f, reduction="none", **TIGHT)
@@ -170,18 +171,18 @@ def test_zero_at_the_minimiser_and_there_alone(regularizer: Any) -> None:
 
 
 def test_the_loss_is_the_difference_of_energies() -> None:
-    f, x, y = network(), inputs(6), labels(6)
+    f, x, y = network(), inputs(3), labels(3)
     best = icnn.argmin(f, x, regularizer="entropy", gradient="none", **TIGHT).y
     expected = f(x, y) - f(x, best) - entropic(best)
     torch.testing.assert_close(losses.FenchelYoung(f, **TIGHT)(x, y), expected.mean(), rtol=1e-9, atol=1e-9)
 
 
 def test_the_entropy_is_in_units_of_the_box() -> None:
-    f, x = network(), inputs(6)
-    y = 3 * torch.rand(6, N, dtype=torch.float64) - 1
-    best = icnn.argmin(f, x, Box(-1, 2), regularizer="entropy", gradient="none", **TIGHT).y
+    f, x = network(), inputs(3)
+    y = 3 * torch.rand(3, N, dtype=torch.float64) - 1
+    best = icnn.argmin(f, x, Box(-1.0, 2.0), regularizer="entropy", gradient="none", **TIGHT).y
     expected = f(x, y) + entropic((y + 1) / 3) - f(x, best) - entropic((best + 1) / 3)
-    ours = losses.FenchelYoung(f, Box(-1, 2), reduction="none", **TIGHT)(x, y)
+    ours = losses.FenchelYoung(f, Box(-1.0, 2.0), reduction="none", **TIGHT)(x, y)
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
 
 
@@ -197,9 +198,9 @@ def test_max_margin_bounds_the_cost_of_the_prediction(regularizer: Any) -> None:
 
 
 def test_max_margin_is_that_of_brute_force_where_minimisers_are_vertices() -> None:
-    f, x, y = network(coupling=False), inputs(6), labels(6)
+    f, x, y = network(coupling=False), inputs(3), labels(3)
     weight = torch.rand(N, dtype=torch.float64)
-    vertices = torch.tensor(list(product((0.0, 1.0), repeat=N)), dtype=torch.float64).unsqueeze(1).expand(-1, 6, -1)
+    vertices = torch.tensor(list(product((0.0, 1.0), repeat=N)), dtype=torch.float64).unsqueeze(1).expand(-1, 3, -1)
     augmented = f(x, vertices) - (weight * (y - vertices).abs()).sum(-1)
     expected = f(x, y) - augmented.amin(0)
     ours = losses.MaxMargin(f, cost=weight, reduction="none")(x, y)
@@ -207,7 +208,7 @@ def test_max_margin_is_that_of_brute_force_where_minimisers_are_vertices() -> No
 
 
 def test_a_callable_cost_is_used_as_it_is() -> None:
-    f, x, y = network(), inputs(6), labels(6)
+    f, x, y = network(), inputs(3), labels(3)
     hamming = losses.MaxMargin(f, **TIGHT)(x, y)
     torch.testing.assert_close(losses.MaxMargin(f, cost=lambda y: 1 - 2 * y, **TIGHT)(x, y), hamming)
     free = losses.MaxMargin(f, cost=lambda y: 0 * y, **TIGHT)(x, y)
@@ -220,18 +221,17 @@ def test_perturbed_is_the_mean_of_inferences_one_by_one(regularizer: Any) -> Non
     loss = losses.PerturbedFenchelYoung(f, regularizer=regularizer, samples=4, sigma=0.7, reduction="none", **TIGHT)
     value = loss(x, y, Generator().manual_seed(1))
     noise = 0.7 * torch.randn(4, 3, N, generator=Generator().manual_seed(1), dtype=torch.float64)
-    slopes, expected = [], []
-    for i in range(3):
-        for tilt in noise[:, i]:
-            best = icnn.argmin(f, x[i], regularizer=regularizer, linear=tilt, gradient="none", **TIGHT).y
-            phi = 0.0 if regularizer is None else entropic(best)
-            expected.append(f(x[i], y[i]) + tilt @ y[i] - f(x[i], best) - phi - tilt @ best)
-            slopes.append((f(x[i], y[i]) - f(x[i], best)) / 4)
-    torch.testing.assert_close(value, torch.stack(expected).reshape(3, 4).mean(-1), rtol=1e-8, atol=1e-8)
-    ours = torch.autograd.grad(value.sum(), list(f.parameters()))
-    theirs = torch.autograd.grad(torch.stack(slopes).sum(), list(f.parameters()))
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-7)
+    expected = []
+    for i, tilts in enumerate(noise.unbind(1)):
+        for tilt in tilts:
+            options = {"regularizer": regularizer, "linear": tilt, "gradient": "danskin", **TIGHT}
+            expected.append(f(x[i], y[i]) + tilt @ y[i] - icnn.argmin(f, x[i], **options).value)
+    mean = torch.stack(expected).reshape(3, 4).mean(-1)
+    torch.testing.assert_close(value, mean, rtol=1e-8, atol=1e-8)
+    weights = list(f.parameters())
+    slopes = (torch.autograd.grad(found.sum(), weights) for found in (value, mean))
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
 def test_perturbed_has_the_expectation_that_theory_gives_without_couplings() -> None:
@@ -240,8 +240,8 @@ def test_perturbed_has_the_expectation_that_theory_gives_without_couplings() -> 
     c = torch.func.grad(lambda y: f(x, y).sum())(torch.zeros_like(y))
     normal = torch.distributions.Normal(0.0, 1.0)
     lowest = c * normal.cdf(-c / 2) - 2 * normal.log_prob(c / 2).exp()
-    value = losses.PerturbedFenchelYoung(f, samples=20_000, sigma=2.0)(x, y, Generator().manual_seed(0))
-    assert value.item() == pytest.approx((c * y - lowest).sum().item(), abs=0.06)
+    value = losses.PerturbedFenchelYoung(f, samples=1000, sigma=2.0)(x, y, Generator().manual_seed(0))
+    assert value.item() == pytest.approx((c * y - lowest).sum().item(), abs=0.3)
     assert value > losses.Perceptron(f)(x, y)
 
 
@@ -255,13 +255,13 @@ def test_draws_repeat_with_their_generator() -> None:
 @pytest.mark.parametrize("criterion", ["mse", "bce", "soft_f1", lambda p, y: (p - y).abs().sum(-1)])
 @every_network
 def test_argmin_losses_are_differentiated_through_the_minimiser(criterion: Any, activation: str) -> None:
-    f, y = network(activation), labels(6)
-    loss, x = losses.Argmin(f, criterion, **TIGHT), inputs(6).requires_grad_()
-    assert_gradient(lambda: loss(x, y), [*f.parameters(), x], step=1e-6, atol=1e-6)
+    f, y = network(activation), labels(3)
+    loss, x = losses.Argmin(f, criterion, **TIGHT), inputs(3).requires_grad_()
+    assert_gradient(lambda: loss(x, y), [*f.parameters(), x])
 
 
 def test_argmin_values_are_those_of_torch() -> None:
-    f, x, y = network(), inputs(6), labels(6)
+    f, x, y = network(), inputs(3), labels(3)
     predicted = icnn.argmin(f, x, regularizer="entropy").y
     torch.testing.assert_close(losses.Argmin(f, "bce")(x, y), binary_cross_entropy(predicted, y))
     torch.testing.assert_close(losses.Argmin(f)(x, y), torch.nn.functional.mse_loss(predicted, y))
@@ -390,7 +390,8 @@ def test_the_network_is_a_part_of_the_loss() -> None:
 )
 def test_labels_that_do_not_fit_are_refused(y: Tensor, message: str) -> None:
     f, x = network(), inputs(3)
-    for loss in (losses.FenchelYoung(f), losses.MaxMargin(f), losses.PerturbedFenchelYoung(f), losses.Argmin(f)):
+    hinge = losses.MaxMargin(f, cost=lambda y: 1 - 2 * y)
+    for loss in (losses.FenchelYoung(f), hinge, losses.PerturbedFenchelYoung(f), losses.Argmin(f)):
         with pytest.raises(ValueError, match=message):
             loss(x, y)
 
@@ -412,13 +413,13 @@ def test_options_that_do_not_fit_are_refused() -> None:
     for cost in (-1.0, torch.ones(N + 1)):
         with pytest.raises(ValueError, match="cost must be"):
             losses.MaxMargin(f, cost=cost)
-    wrong: Any = "wrong"
-    with pytest.raises(ValueError, match="criterion must be"):
-        losses.Argmin(f, wrong)
-    with pytest.raises(ValueError, match="reduction must be"):
-        losses.FenchelYoung(f, reduction=wrong)
-    with pytest.raises(ValueError, match="regularizer must be"):
-        losses.FenchelYoung(f, regularizer=wrong)(x, half)
     for options in ({"samples": 0}, {"sigma": 0.0}):
         with pytest.raises(ValueError, match="must be positive"):
             losses.PerturbedFenchelYoung(f, **options)
+
+
+@pytest.mark.parametrize("option", ["criterion", "reduction", "regularizer"])
+def test_unknown_names_are_refused(option: str) -> None:
+    wrong: Any = {option: "wrong"}
+    with pytest.raises((ValueError, TypeCheckError), match=option):
+        losses.Argmin(network(), **wrong)(inputs(3), labels(3))
