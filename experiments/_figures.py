@@ -1,6 +1,7 @@
 """Loss curves, picture grids and maps of the plane, drawn without a screen."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -20,6 +21,18 @@ def loss_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
                 losses = [epoch[kind] for epoch in history]
                 label, width = f"{name}, {kind}", 3 / (1 + number)  # so that curves that agree are both seen
                 axes.plot(epochs, losses, style, color=f"C{number}", linewidth=width, label=label)
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
+def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Draw the exact matches on the validation sample against the seconds spent; one colour for two runs in a row."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds", ylabel="exact match on validation, percent", xscale="log")
+    for number, (name, history) in enumerate(histories.items()):
+        seconds = list(accumulate(epoch["seconds"] for epoch in history))
+        matches = [100 * (1 - epoch["validation"]) for epoch in history]
+        axes.plot(seconds, matches, ("--", "-")[number % 2], color=f"C{number // 2}", label=name)
     axes.legend(fontsize="small")
     _save(figure, file)
 

@@ -39,7 +39,7 @@ from experiments._figures import seeds_plot
 from experiments._record import conducted, write_record
 from experiments._table import markdown_table
 from experiments._training import Recipe, fit
-from icnn.losses import LinearDecision, PerturbedFenchelYoung, SPOPlus, log_barrier, perturbed, regret, ridge
+from icnn.losses import LinearDecision, PerturbedDecision, SPOPlus, log_barrier, perturbed, regret, ridge
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def true_cost(stand_in: Callable[[LinearDecision, Tensor, float], Tensor]) -> Lo
 
 
 def fenchel_young(decision: LinearDecision, predicted: Tensor, true: Tensor, best: Tensor, sigma: float) -> Tensor:
-    return PerturbedFenchelYoung(decision, sigma, SAMPLES)(predicted, best)
+    return PerturbedDecision(decision, sigma, SAMPLES)(predicted, best)
 
 
 def spo_plus(decision: LinearDecision, predicted: Tensor, true: Tensor, best: Tensor, _: float) -> Tensor:

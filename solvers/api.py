@@ -135,7 +135,7 @@ def _warn_of_zero_gradient() -> None:
         "the minimiser of a linear program is piecewise constant in its cost: the gradient of x with respect to the "
         "cost is zero almost everywhere (those of the multipliers and of the objective are not). Learn costs through "
         "icnn.losses.ridge, icnn.losses.log_barrier, icnn.losses.perturbed, icnn.losses.SPOPlus or "
-        "icnn.losses.PerturbedFenchelYoung; c.detach() says that none is wanted"
+        "icnn.losses.PerturbedDecision; c.detach() says that none is wanted"
     )
     warnings.warn(message, ZeroGradientWarning, stacklevel=level)
 

@@ -75,9 +75,10 @@ class SPOPlus(nn.Module):
         return repr(self.decision)
 
 
-class PerturbedFenchelYoung(nn.Module):
+class PerturbedDecision(nn.Module):
     """(ĉ, x) -> the mean over samples of (ĉ + sigma z)'x - min_x' (ĉ + sigma z)'x', z Gaussian.
 
+    The perturbed Fenchel-Young loss of decisions; `PerturbedFenchelYoung` is that of energies.
     Needs the right decision x and not its cost. For every draw convex in ĉ and not negative; its gradient is x less
     the perturbed minimiser, x - mean x(ĉ + sigma z), by Danskin's theorem, and first order only. Its expectation is
     the Fenchel-Young loss of the perturbed minimum, but for a constant.

@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 import icnn
-from icnn.losses import LinearDecision, PerturbedFenchelYoung, SPOPlus, log_barrier, perturbed, regret, ridge
+from icnn.losses import LinearDecision, PerturbedDecision, SPOPlus, log_barrier, perturbed, regret, ridge
 from icnn.solvers import central_point
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +225,7 @@ def test_perturbed_fenchel_young_is_convex_not_negative_and_its_gradient_that_of
     best = decision(randn(4))
 
     def loss(c: Tensor) -> Tensor:
-        return PerturbedFenchelYoung(decision, 0.5, 6, torch.Generator().manual_seed(3))(c, best)
+        return PerturbedDecision(decision, 0.5, 6, torch.Generator().manual_seed(3))(c, best)
 
     left, right = randn(4), randn(4)
     assert loss((left + right) / 2) <= (loss(left) + loss(right)) / 2 + 1e-12
@@ -240,7 +240,7 @@ LEARNABLE = {
     "barrier": lambda decision, c: log_barrier(decision, c),
     "perturbed": lambda decision, c: perturbed(decision, c),
     "spo": lambda decision, c: SPOPlus(decision)(c, torch.ones_like(c)),
-    "fenchel-young": lambda decision, c: PerturbedFenchelYoung(decision)(c, torch.ones_like(c) / c.shape[-1]),
+    "fenchel-young": lambda decision, c: PerturbedDecision(decision)(c, torch.ones_like(c) / c.shape[-1]),
 }
 every = pytest.mark.parametrize("name", LEARNABLE)
 
@@ -315,7 +315,7 @@ def test_the_plain_gradient_of_a_cost_warns_and_names_what_has_one() -> None:
         with pytest.warns(icnn.ZeroGradientWarning, match="zero almost everywhere") as caught:
             call()
         named = [name for name in icnn.losses.__all__ if f"icnn.losses.{name}" in str(caught[0].message)]
-        assert named == ["PerturbedFenchelYoung", "SPOPlus", "log_barrier", "perturbed", "ridge"]
+        assert named == ["PerturbedDecision", "SPOPlus", "log_barrier", "perturbed", "ridge"]
 
 
 def test_what_does_not_warn() -> None:
