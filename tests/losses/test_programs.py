@@ -95,6 +95,15 @@ def test_a_tie_gives_a_point_of_the_face_which_is_certified_and_known_as_degener
     assert regret(decision, torch.zeros(3).double(), torch.zeros(3).double()) == 0
 
 
+@pytest.mark.parametrize("tol", [1e-9, 1e-7])
+def test_a_near_tie_may_give_a_mixture_which_is_as_good_as_the_vertex(tol: float) -> None:
+    gap = torch.logspace(-9, -4, 11, dtype=torch.float64).unsqueeze(-1)
+    c = torch.cat((torch.ones_like(gap), 1 + gap, 1 + torch.ones_like(gap)), -1)
+    decision = simplex(3, tol=tol)
+    torch.testing.assert_close((decision(c) * c).sum(-1), torch.ones(11).double(), rtol=0, atol=tol)
+    assert regret(decision, c, c, torch.eye(3).double()[0].expand_as(c)).abs().max() <= tol
+
+
 def test_ridge_is_a_projection_and_ends_in_the_vertex() -> None:
     c = randn(6, 4)
     torch.testing.assert_close(ridge(BOX, c, 2.0), (-c / 2).clamp(0, 1), rtol=0, atol=1e-12)
