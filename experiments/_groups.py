@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-BUDGETS = (1, 2, 3)  # labels that are on in each group
-GROUP, FEATURES = 4, 10
+BUDGETS = (1, 2)  # labels that are on in each group
+GROUP, FEATURES = 4, 8
 LABELS = GROUP * len(BUDGETS)
 
 

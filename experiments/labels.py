@@ -1,7 +1,7 @@
 """Learn labels that depend on each other, by every loss of structured prediction, with one network.
 
-The problem: twelve labels in three groups, of which exactly one, two and three of four are on, those with the highest
-scores; the scores are linear in x. A label alone is no linear matter: its threshold is a score of its group. But
+The problem: eight labels in two groups, of which exactly one and two of four are on, those with the highest scores; the
+scores are linear in x. A label alone is no linear matter: its threshold is a score of its group. But
 
     f(x, y) = c(x)'y + sum over groups of w |1'y_g - k_g|,   c linear in x,
 
@@ -40,7 +40,7 @@ from icnn import losses
 log = logging.getLogger(__name__)
 
 TRUTH_SEED = 1_000
-VALIDATION, TEST = 200, 2_000
+VALIDATION, TEST = 200, 1_000
 ENERGIES = {"linear in y": False, "PICNN": True}  # whether there is a hidden path of y
 
 
@@ -52,11 +52,11 @@ class Config:
     """Folder of the results and checkpoints; the run that it holds is continued."""
     seed: tuple[int, ...] = (0, 1, 2)
     """Seeds of samples and weights; the step length is chosen with the first."""
-    samples: int = 1_000
+    samples: int = 3_000
     """To learn from."""
-    hidden: int = 32
+    hidden: int = 16
     """Width of the network."""
-    rates: tuple[float, ...] = (3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-2, 3e-2)
     """Step lengths that are tried; the best on the validation sample is kept."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(
         default_factory=lambda: Recipe(epochs=20, batch=50, schedule="cosine")
@@ -74,7 +74,7 @@ class Learner(NamedTuple):
 
 
 ENTROPIC = dict(regularizer="entropy", method="bundle", max_iter=10, on_failure="zero")
-DESCENT = dict(regularizer=None, method=icnn.Descent("momentum", lr=0.1, beta=0.5), max_iter=30)
+DESCENT = dict(regularizer=None, method=icnn.Descent("momentum", lr=0.03, beta=0.8), max_iter=20, on_failure="zero")
 LEARNERS = {
     "Fenchel-Young": Learner(losses.FenchelYoung, {}, ENTROPIC),
     "max-margin": Learner(losses.MaxMargin, {}, dict(regularizer=None, method="exact", on_failure="zero")),
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.labels")
     if config.quick:
         recipe = replace(config.recipe, epochs=2)
-        config = replace(config, seed=config.seed[:1], rates=config.rates[-1:], samples=200, recipe=recipe)
+        config = replace(config, seed=config.seed[:1], rates=config.rates[-1:], samples=100, recipe=recipe)
     return conducted(config, run)
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_
 import icnn
 from icnn import Box, ConvexNetwork, Simplex, SolverError, losses
 
-N = 5
+N = 4
 TIGHT: dict[str, Any] = {"tol": 1e-11, "max_iter": 60}
 LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "Fenchel-Young, entropy": lambda f, **o: losses.FenchelYoung(f, **TIGHT, **o),
@@ -24,12 +24,15 @@ LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "max-margin": lambda f, **o: losses.MaxMargin(f, **TIGHT, **o),
     "max-margin, entropy": lambda f, **o: losses.MaxMargin(f, regularizer="entropy", **TIGHT, **o),
     "max-margin, quadratic": lambda f, **o: losses.MaxMargin(f, regularizer="quadratic", **TIGHT, **o),
-    "perturbed": lambda f, **o: Repeated(losses.PerturbedFenchelYoung(f, samples=3, **TIGHT, **o)),
+    "perturbed": lambda f, **o: Repeated(losses.PerturbedFenchelYoung(f, samples=2, **TIGHT, **o)),
     "perturbed, entropy": lambda f, **o: Repeated(
-        losses.PerturbedFenchelYoung(f, regularizer="entropy", samples=3, **TIGHT, **o)
+        losses.PerturbedFenchelYoung(f, regularizer="entropy", samples=2, **TIGHT, **o)
     ),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
+one_of_each = pytest.mark.parametrize(
+    "name", ["Fenchel-Young, entropy", "perceptron", "max-margin, entropy", "perturbed, entropy"]
+)
 every_network = pytest.mark.parametrize("activation", ["relu", "softplus"])
 
 
@@ -45,7 +48,7 @@ class Repeated(torch.nn.Module):
 
 
 def network(activation: str = "relu", **options: Any) -> ConvexNetwork:
-    f = icnn.PICNN(4, N, (8, 6), activation, **options).double()
+    f = icnn.PICNN(4, N, (6, 5), activation, **options).double()
     with torch.no_grad():
         for parameter in f.parameters():  # more curvature than at the start of a training
             parameter.mul_(1.5)
@@ -95,8 +98,7 @@ def test_gradients_are_finite_differences_of_the_loss(name: str, activation: str
     f = network(activation)
     loss, x = LOSSES[name](f), inputs(3).requires_grad_()
     y = labels(3)
-    assert_gradient(lambda: loss(x, y), list(f.parameters()))
-    assert_gradient(lambda: loss(x, y), [x])
+    assert_gradient(lambda: loss(x, y), [*f.parameters(), x])
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("max-margin")])
@@ -155,7 +157,7 @@ def test_without_couplings_on_the_simplex_it_is_the_cross_entropy() -> None:
 @every_loss
 def test_losses_are_not_negative(name: str) -> None:
     loss = LOSSES[name](network(), reduction="none")
-    assert (loss(inputs(40), labels(40)) >= -1e-9).all()
+    assert (loss(inputs(20), labels(20)) >= -1e-9).all()
 
 
 @pytest.mark.parametrize("regularizer", ["entropy", "quadratic", None])
@@ -188,7 +190,7 @@ def test_the_entropy_is_in_units_of_the_box() -> None:
 
 @pytest.mark.parametrize("regularizer", [None, "entropy", "quadratic"])
 def test_max_margin_bounds_the_cost_of_the_prediction(regularizer: Any) -> None:
-    f, x, y = network(), inputs(40), labels(40)
+    f, x, y = network(), inputs(20), labels(20)
     weight = torch.rand(N, dtype=torch.float64)
     predicted = icnn.argmin(f, x, regularizer=regularizer, gradient="none", **TIGHT).y
     cost = (weight * (y - predicted).abs()).sum(-1)
@@ -218,15 +220,15 @@ def test_a_callable_cost_is_used_as_it_is() -> None:
 @pytest.mark.parametrize("regularizer", [None, "entropy"])
 def test_perturbed_is_the_mean_of_inferences_one_by_one(regularizer: Any) -> None:
     f, x, y = network(), inputs(3), labels(3)
-    loss = losses.PerturbedFenchelYoung(f, regularizer=regularizer, samples=4, sigma=0.7, reduction="none", **TIGHT)
+    loss = losses.PerturbedFenchelYoung(f, regularizer=regularizer, samples=2, sigma=0.7, reduction="none", **TIGHT)
     value = loss(x, y, Generator().manual_seed(1))
-    noise = 0.7 * torch.randn(4, 3, N, generator=Generator().manual_seed(1), dtype=torch.float64)
+    noise = 0.7 * torch.randn(2, 3, N, generator=Generator().manual_seed(1), dtype=torch.float64)
     expected = []
     for i, tilts in enumerate(noise.unbind(1)):
         for tilt in tilts:
             options = {"regularizer": regularizer, "linear": tilt, "gradient": "danskin", **TIGHT}
             expected.append(f(x[i], y[i]) + tilt @ y[i] - icnn.argmin(f, x[i], **options).value)
-    mean = torch.stack(expected).reshape(3, 4).mean(-1)
+    mean = torch.stack(expected).reshape(3, 2).mean(-1)
     torch.testing.assert_close(value, mean, rtol=1e-8, atol=1e-8)
     weights = list(f.parameters())
     slopes = (torch.autograd.grad(found.sum(), weights) for found in (value, mean))
@@ -240,8 +242,8 @@ def test_perturbed_has_the_expectation_that_theory_gives_without_couplings() -> 
     c = torch.func.grad(lambda y: f(x, y).sum())(torch.zeros_like(y))
     normal = torch.distributions.Normal(0.0, 1.0)
     lowest = c * normal.cdf(-c / 2) - 2 * normal.log_prob(c / 2).exp()
-    value = losses.PerturbedFenchelYoung(f, samples=1000, sigma=2.0)(x, y, Generator().manual_seed(0))
-    assert value.item() == pytest.approx((c * y - lowest).sum().item(), abs=0.3)
+    value = losses.PerturbedFenchelYoung(f, samples=500, sigma=2.0)(x, y, Generator().manual_seed(0))
+    assert value.item() == pytest.approx((c * y - lowest).sum().item(), abs=0.4)
     assert value > losses.Perceptron(f)(x, y)
 
 
@@ -286,7 +288,7 @@ def test_soft_f1_is_differentiable_where_nothing_is_on() -> None:
     assert prob.grad[1].isfinite().all()
 
 
-@every_loss
+@one_of_each
 def test_one_failed_inference_leaves_the_others_alone(name: str) -> None:
     f, x, y = network(), inputs(4), labels(4)
     bad = x.clone()
@@ -329,8 +331,8 @@ def test_a_batch_of_failures_has_no_loss() -> None:
     assert loss(inputs(3) * torch.nan, labels(3)) == 0
 
 
-@every_loss
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@one_of_each
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 def test_batch_dimensions(name: str, batch: tuple[int, ...]) -> None:
     loss, x, y = LOSSES[name](network(), reduction="none"), inputs(*batch), labels(*batch)
     assert loss(x, y).shape == batch
@@ -348,8 +350,8 @@ def test_networks_without_x() -> None:
 
 
 def test_labels_of_any_shape() -> None:
-    f = icnn.ConvPICNN((2, 3, 3), (1, 3, 3), ((3, 2, 2),), (5,)).double()
-    x, y = torch.randn(4, 2, 3, 3, dtype=torch.float64), torch.randint(2, (4, 1, 3, 3)).double()
+    f = icnn.ConvPICNN((2, 2, 2), (1, 2, 2), ((3, 2, 2),), (3,)).double()
+    x, y = torch.randn(4, 2, 2, 2, dtype=torch.float64), torch.randint(2, (4, 1, 2, 2)).double()
     for loss in (losses.FenchelYoung, losses.Perceptron, losses.MaxMargin, losses.PerturbedFenchelYoung, losses.Argmin):
         assert loss(f, reduction="none")(x, y).shape == (4,)
 
