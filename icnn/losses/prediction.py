@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from icnn.inference import ArgminSolution, Box, Domain, argmin
+from icnn.inference.implicit import first_order
 from icnn.inference.problem import Regularizer, posed
 from icnn.networks import ConvexNetwork
 from icnn.solvers import Status
@@ -19,8 +20,9 @@ class PredictionLoss(nn.Module):
     """A loss around an inference min over y in the domain of f(x, y) + linear'y + phi(y); f is a submodule.
 
     on_failure, among the options of inference, also says what becomes of an instance whose inference failed (the end of
-    a fixed budget of iterations is no failure). "raise": SolverError. "nan": its loss is nan, and so is the mean.
-    "zero": its loss is zero, and the mean is that of the others. No gradient comes from it.
+    a fixed budget of iterations is none, but where an implicit gradient needs the minimiser). "raise": SolverError.
+    "nan": its loss is nan, and so is the mean. "zero": its loss is zero, and the mean is that of the others. No
+    gradient comes from it. Derivatives are of first order.
     """
 
     def __init__(
@@ -42,7 +44,11 @@ class PredictionLoss(nn.Module):
         """The solution of the inference, and where it failed."""
         options = {**self.inference, **options}
         solution = argmin(self.f, x, self.domain, regularizer=self.regularizer, linear=linear, **options)
-        return solution, (solution.status != Status.OPTIMAL) & (solution.status != Status.MAX_ITERATIONS)
+        failed = solution.status != Status.OPTIMAL
+        implicit = options.get("gradient", "implicit") == "implicit" and solution.method != "bundle"
+        if not (implicit and torch.is_grad_enabled()):
+            failed = failed & (solution.status != Status.MAX_ITERATIONS)
+        return solution, failed
 
     def excess(self, x: Tensor | None, y: Tensor, linear: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """f(x, y) + phi(y) + linear'y minus its minimum over the domain, (*batch,), and where the inference failed.
@@ -62,7 +68,7 @@ class PredictionLoss(nn.Module):
         if failed.any():  # keeps nan out of the gradients of the weights
             problem = problem.without(failed.flatten())
         value = (problem.energy(labels) + problem.over.value(labels)).reshape(batch)
-        return (value - solution.value).to(y.dtype), failed
+        return (value - first_order(solution.value)).to(y.dtype), failed
 
     def check_shape(self, x: Tensor | None, y: Tensor) -> None:
         """Raises ValueError unless y is one label vector for each x, in the dtype of the network."""

@@ -136,6 +136,14 @@ def test_at_a_kink_the_gradient_is_that_of_no_piece_but_follows_the_minimiser(re
     assert max((mine - wrong).abs().max() for mine, wrong in zip(ours, one_piece, strict=True)) > 1e-2
 
 
+@one_of_each
+def test_second_derivatives_are_refused(name: str) -> None:
+    f = network("softplus")
+    value = LOSSES[name](f)(inputs(2), labels(2))
+    with pytest.raises(RuntimeError, match="derivatives of second order"):
+        torch.autograd.grad(value, list(f.parameters()), create_graph=True)
+
+
 def test_without_couplings_the_fenchel_young_loss_is_logistic() -> None:
     f, x, y = network(coupling=False), inputs(3), labels(3)
     zero = torch.zeros(3, N, dtype=torch.float64)
@@ -324,6 +332,15 @@ def test_a_failed_prediction_is_left_out_of_the_criterion(criterion: Any) -> Non
     mean = losses.Argmin(f, criterion, on_failure="zero")(x, y)
     torch.testing.assert_close(mean, expected)
     assert all(slope.isfinite().all() for slope in torch.autograd.grad(mean, list(f.parameters())))
+
+
+def test_a_prediction_too_early_for_its_implicit_gradient_has_failed() -> None:
+    f, x, y = network("softplus"), inputs(3), labels(3)
+    early: dict[str, Any] = {"method": "newton", "max_iter": 1}
+    with pytest.raises(SolverError, match="MAX_ITERATIONS"):
+        losses.Argmin(f, **early)(x, y)
+    assert torch.equal(losses.Argmin(f, on_failure="zero", reduction="none", **early)(x, y), torch.zeros(3).double())
+    assert (losses.FenchelYoung(f, reduction="none", **early)(x, y) > 0).all()
 
 
 def test_a_batch_of_failures_has_no_loss() -> None:
