@@ -103,9 +103,9 @@ class Config:
     """Instances of the score."""
     lr: tuple[float, ...] = (0.03, 0.1)
     """Step lengths to choose from."""
-    epochs: int = 30
+    epochs: int = 20
     """Passes over the training instances."""
-    batch: int = 25
+    batch: int = 20
     """Instances per step."""
     quick: bool = False
     """Small programs and few of them, to see that everything works."""

@@ -27,11 +27,11 @@ class LinearDecision:
 
     G, h, A, b, lower, upper: as for `icnn.LP`, in the dtype and on the device of the costs, shared by the batch or one
         for each instance.
-    tol, max_iter: as for `icnn.solve`, in all that is solved for this decision. Costs of which two decisions tie to a
-        part in 10^6 may end as NUMERICAL at the default tolerance; 1e-7 takes the mixture of both that is found.
+    tol, max_iter: as for `icnn.solve`, in all that is solved for this decision.
     on_failure: what instances without a solution do. "raise": `icnn.SolverError`; "nan": nan in values and gradients;
         "zero": the best iterate, and a loss of zero, without gradient. A regret is nan unless it raises.
-    method: as for `icnn.solve`, of the linear programs; "dual" suits equations and bounds.
+    method: as for `icnn.solve`, of the linear programs; with equations and bounds alone "dual" is faster, and less
+        exact where decisions nearly tie.
     Raises, when it is used: as `icnn.LP` and `icnn.solve`.
     """
 

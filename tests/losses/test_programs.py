@@ -104,6 +104,18 @@ def test_a_near_tie_may_give_a_mixture_which_is_as_good_as_the_vertex(tol: float
     assert regret(decision, c, c, torch.eye(3).double()[0].expand_as(c)).abs().max() <= tol
 
 
+@pytest.mark.parametrize(("method", "tol"), [("primal", 1e-9), ("primal", 1e-7), ("dual", 1e-7)])
+def test_two_paths_that_nearly_tie_are_solved(method, tol: float) -> None:
+    decision = LinearDecision(**shortest_path().constraints, method=method, tol=tol)
+    c = torch.rand(300, 40).double() + 0.5
+    first = decision(c)
+    arc = first.argmax(-1, keepdim=True)
+    second = decision(c.scatter_add(-1, arc, torch.full_like(c, 100.0)))
+    gap = torch.logspace(-7.5, -5, 300, dtype=torch.float64).unsqueeze(-1)
+    c = c.scatter_add(-1, arc, (c * (second - first)).sum(-1, keepdim=True) - gap)
+    torch.testing.assert_close((decision(c) * c).sum(-1), (first * c).sum(-1), rtol=0, atol=10 * tol)
+
+
 def test_ridge_is_a_projection_and_ends_in_the_vertex() -> None:
     c = randn(6, 4)
     torch.testing.assert_close(ridge(BOX, c, 2.0), (-c / 2).clamp(0, 1), rtol=0, atol=1e-12)
