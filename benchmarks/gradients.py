@@ -15,7 +15,7 @@ the most that torch has allocated at any time of forward and backward beyond wha
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ SMALL, BIBTEX = Size(10, 5, (50,), 16, 3.0, 200), Size(1836, 159, (600,), 128, 4
 class Way:
     """To a gradient: options of argmin, `max_iter` among them."""
 
-    method: str
+    method: Any
     gradient: str
     max_iter: int | None = None
     tol: float = 1e-9
@@ -85,6 +85,9 @@ CURVED = (
 PROGRAM = (Way("exact", "implicit"), *FOLLOWED, Way("exact", "danskin"))
 
 
+FIXED = tuple(Way(icnn.Descent("gradient", lr=0.1), "truncated", 200, truncation=steps) for steps in (50, 20, 5))
+
+
 class Setting(NamedTuple):
     """A problem, the ways to its gradient, and how it is solved for the reference."""
 
@@ -99,7 +102,7 @@ BUNDLE, EXACT = Way("bundle", "none", 1000, 1e-12), Way("exact", "none", None, 1
 SMOOTH = Way("momentum", "implicit", 1000, 1e-12)  # completed by Newton's method
 SETTINGS = {
     "ReLU, entropy": Setting("relu", "entropy", SMALL, CUTS, BUNDLE),
-    "softplus, entropy": Setting("softplus", "entropy", SMALL, CURVED, SMOOTH),
+    "softplus, entropy": Setting("softplus", "entropy", SMALL, (*CURVED, *FIXED), SMOOTH),
     "ReLU, quadratic: a QP": Setting("relu", "quadratic", SMALL, (*PROGRAM, Way("bundle", "implicit")), EXACT),
     "ReLU, no regulariser: an LP": Setting("relu", None, SMALL, PROGRAM, EXACT),
     "ReLU, entropy, the size for BibTeX": Setting("relu", "entropy", BIBTEX, CUTS, BUNDLE),
@@ -122,7 +125,7 @@ class Case:
         self.target = (torch.rand(size.batch, size.y) < TARGET_DENSITY).double()
 
     def solve(self, way: Way) -> icnn.inference.ArgminSolution:
-        options: dict[str, Any] = asdict(way)
+        options: dict[str, Any] = vars(way)
         return icnn.argmin(self.f, self.x, regularizer=self.setting.regularizer, **options)
 
     def losses(self, way: Way) -> tuple[Tensor, Tensor]:
@@ -190,11 +193,12 @@ def row(case: Case, way: Way, exact: Tensor, seconds: Mapping[Way, float], first
     slopes = torch.stack([direction @ gradient for direction in case.directions()])
     error = (slopes - exact).norm() / exact.norm()
     cosine = torch.nn.functional.cosine_similarity(slopes, exact, dim=0)
+    method = f"{solution.method}, lr {way.method.lr}" if isinstance(way.method, icnn.Descent) else solution.method
     iterations = f"{float(solution.iterations.double().mean()):.0f}"
     gap = f"{float(solution.gap.clamp_min(0).mean()):.0e}"
     time = f"{1e3 * seconds[way]:.1f}", f"{seconds[way] / seconds[first]:.2f}"
     memory = f"{graph_bytes(case, way) / 1e6:.2f}", f"{peak_bytes(partial(case.gradient, way)) / 1e6:.1f}"
-    return [way.name, solution.method, iterations, *time, *memory, f"{error:.0e}", f"{cosine:.2f}", gap]
+    return [way.name, method, iterations, *time, *memory, f"{error:.0e}", f"{cosine:.2f}", gap]
 
 
 class Kept:
