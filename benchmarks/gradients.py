@@ -199,7 +199,7 @@ def row(case: Case, way: Way, exact: Tensor, seconds: Mapping[Way, float], first
     error = (slopes - exact).norm() / exact.norm()
     cosine = torch.nn.functional.cosine_similarity(slopes, exact, dim=0)
     method = f"{solution.method}, lr {way.method.lr}" if isinstance(way.method, icnn.Descent) else solution.method
-    iterations = f"{float(solution.iterations.double().mean()):.0f}"
+    iterations = f"{float(solution.iterations.double().mean()):.0f}" + (f" of {way.max_iter}" if way.max_iter else "")
     gap = f"{float(solution.gap.clamp_min(0).mean()):.0e}"
     time = f"{1e3 * seconds[way]:.1f}", f"{seconds[way] / seconds[first]:.2f}"
     memory = f"{graph_bytes(case, way) / 1e6:.2f}", f"{peak_bytes(partial(case.gradient, way)) / 1e6:.1f}"
