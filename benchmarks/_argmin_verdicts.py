@@ -13,7 +13,8 @@ from ._argmin_oracles import Answer, oracle
 
 METHODS = ("auto", "exact", "bundle", "newton", "quasi_newton", "momentum", "gradient", "adam")
 FIRST_ORDER = ("momentum", "gradient", "adam")
-STEPS = {"polytope": 60, "polytope with equalities": 60}  # first-order methods project by programs there
+STEPS = 100  # of first-order methods
+BY_PROGRAM = 40  # and on sets onto which they project by a program
 RIGHT = 1e-6  # of the objective, relative to 1 + |minimum|
 FEASIBLE = 1e-8
 PROVED = 1e-8  # by which a lower bound may be above the minimum, relative: two solvers are as far apart
@@ -66,21 +67,22 @@ class Verdict:
         return self.unproved or (not self.right and not self.admitted)
 
 
-def judge(case: Case, methods: tuple[str, ...] = METHODS) -> Iterator[Verdict]:
-    """Verdicts of all methods that accept the problem, on all instances."""
+def judge(case: Case, methods: tuple[str, ...] = METHODS, steps: int = STEPS) -> Iterator[Verdict]:
+    """Verdicts of all methods that accept the problem, on all instances; steps: of first-order methods at most."""
     answers = [oracle(case, index) for index in range(len(case.sets))]
     for method in methods:
         start = time.perf_counter()
         try:
-            solution = solved(case, method)
+            solution = solved(case, method, steps)
         except ValueError:
             continue
         seconds = (time.perf_counter() - start) / len(answers)
         yield from (verdict(case, method, solution, index, answer, seconds) for index, answer in enumerate(answers))
 
 
-def solved(case: Case, method: str) -> icnn.ArgminSolution:
-    max_iter = STEPS.get(case.domain, 300) if method in FIRST_ORDER else None
+def solved(case: Case, method: str, steps: int) -> icnn.ArgminSolution:
+    budget = min(steps, BY_PROGRAM) if case.domain.startswith("polytope") else steps
+    max_iter = budget if method in FIRST_ORDER else None
     return case.solve(method=method, gradient="none", on_failure="zero", max_iter=max_iter)
 
 
