@@ -11,7 +11,7 @@ from icnn import Status
 from ._argmin_cases import Case
 from ._argmin_oracles import Answer, oracle
 
-METHODS = ("auto", "exact", "bundle", "newton", "quasi_newton", "momentum", "gradient", "adam")
+METHODS = ("exact", "bundle", "newton", "quasi_newton", "momentum", "gradient", "adam")
 FIRST_ORDER = ("momentum", "gradient", "adam")
 STEPS = 100  # of first-order methods
 BY_PROGRAM = 40  # and on sets onto which they project by a program

@@ -7,11 +7,14 @@ are built from the weights alone and solved by Clarabel. An answer is right if i
 and numpy, is within 1e-6 (1 + |minimum|) and its violation within 1e-8, or if it says that there is no minimum. It is
 admitted if it is not right and the status is not OPTIMAL, nor a reason that does not hold. It is wrong otherwise, or if
 value - gap is above the minimum by more than 1e-8 (1 + |minimum|). First-order methods get 100 steps, 40 where they
-project by programs, and reach kinks slowly.
+project by programs, and reach kinks slowly. Verdicts are kept beside the report: a run that was stopped goes on.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -20,7 +23,16 @@ from ._argmin_verdicts import METHODS, Verdict, judge
 from ._report import command, log, machine, parser, table, write
 
 KINDS = ("piecewise linear", "smooth", "other")
-HEAD = ("answers", "right", "admitted", "wrong", "NUMERICAL", "worst error if OPTIMAL", "worst bound", "worst violation")
+HEAD = (
+    "answers",
+    "right",
+    "admitted",
+    "wrong",
+    "NUMERICAL",
+    "worst error if OPTIMAL",
+    "worst bound",
+    "worst violation",
+)
 
 
 def main() -> None:
@@ -30,10 +42,7 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(1)
     count = 25 if args.quick else args.cases
-    verdicts: list[Verdict] = []
-    for seed in range(args.seed, args.seed + count):
-        verdicts += judge(generate(seed))
-        log.info("seed %d, %d answers", seed, len(verdicts))
+    verdicts = judged(range(args.seed, args.seed + count), args.out.with_suffix(".jsonl"))
     instances = {(v.seed, v.index): v.outcome for v in verdicts}
     bounded = sum(outcome == "OPTIMAL" for outcome in instances.values())
     write(
@@ -50,6 +59,20 @@ def main() -> None:
         "Answers that are wrong, and the false reasons among the statuses:",
         "\n".join(shown(v) for v in verdicts if v.wrong) or "none",
     )
+
+
+def judged(seeds: range, path: Path) -> list[Verdict]:
+    """All verdicts; those that an earlier run left in the file are not made again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    known = {seed: [Verdict(**fields) for fields in found] for seed, found in map(json.loads, lines)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        if seed not in known:
+            known[seed] = list(judge(generate(seed)))
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([seed, [asdict(v) for v in known[seed]]]) + "\n")
+            log.info("seed %d, %d answers", seed, len(known[seed]))
+    return [v for seed in seeds for v in known[seed]]
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
