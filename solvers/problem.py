@@ -41,7 +41,10 @@ class ConvexProblem(ABC):
     @property
     @abstractmethod
     def diagonal_curvature(self) -> bool:
-        """Whether the Hessian of phi is known to be diagonal, with curvature in (almost) every variable."""
+        """Whether the Hessian of phi is known to be diagonal, with curvature in (almost) every variable.
+
+        The dual operator divides by it: a free variable without any has only the regularisation to divide by.
+        """
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -112,7 +115,7 @@ class QP(ConvexProblem):
 
     @property
     def diagonal_curvature(self) -> bool:
-        return not self._full
+        return not self._full and bool((self.Q > 0).all())
 
     def _batches(self) -> dict[str, torch.Size]:
         core = dict(Q=2 if self._full else 1, p=1, G=2, h=1, A=2, b=1, lower=1, upper=1)

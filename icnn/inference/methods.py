@@ -96,6 +96,10 @@ def solved(problem: Problem, plan: Plan, callback: Callback | None) -> Outcome:
         marked = plan.marked
         with torch.set_grad_enabled(plan.recorded > 0 and torch.is_grad_enabled()):
             outcome = _iterated(problem, plan, callback, marked)
+    if plan.method != "exact" and isinstance(problem.over, Euclidean):  # its program says so itself
+        with torch.no_grad():
+            empty = problem.over.region.empty()
+        outcome = replace(outcome, status=outcome.status.masked_fill(empty, int(Status.PRIMAL_INFEASIBLE)))
     if plan.polishes:
         with torch.no_grad():
             outcome = polished(problem.energy, problem.over, outcome, POLISH, plan.tol)

@@ -62,6 +62,10 @@ class Region(ABC):
     def middle(self) -> Tensor:
         """A point to start from, (m, n)."""
 
+    @abstractmethod
+    def empty(self) -> Tensor:
+        """Whether there is no point, (m,)."""
+
     @property
     def thrifty(self) -> bool:
         """Whether a linear minimum costs a linear program."""
@@ -137,6 +141,13 @@ class Polyhedron(Region):
         nearest = self.minimise(Objective(torch.ones_like(lower), torch.zeros_like(lower)))
         return nearest.x.detach()
 
+    def empty(self) -> Tensor:
+        crossed = (self.lower > self.upper).any(-1)
+        if self.is_box:
+            return crossed
+        nearest = self.minimise(Objective(torch.ones_like(self.lower), torch.zeros_like(self.lower)))
+        return crossed | (nearest.status == Status.PRIMAL_INFEASIBLE)
+
     def radius(self) -> Tensor:
         width = (self.upper - self.lower).detach()
         finite = width.isfinite()
@@ -165,6 +176,9 @@ class Corner(Polyhedron):
 
     def middle(self) -> Tensor:
         return (self._b / self.lower.shape[-1]).expand(self.lower.shape).detach()
+
+    def empty(self) -> Tensor:
+        return self._b.squeeze(-1) < 0
 
     @property
     def thrifty(self) -> bool:
@@ -202,6 +216,9 @@ class BallRegion(Region):
 
     def middle(self) -> Tensor:
         return self.centre.detach()
+
+    def empty(self) -> Tensor:
+        return self.length < 0
 
     def radius(self) -> Tensor:
         return self.length.detach().unsqueeze(-1)

@@ -306,3 +306,18 @@ def test_a_budget_is_each_instance_s_own(index: int) -> None:
     short = solve(problem, max_iter=needed)
     assert (short.iterations == needed).sum() > 1
     assert short.status.flatten()[index] == Status.OPTIMAL
+
+
+def test_a_free_variable_without_curvature_beside_a_diagonal() -> None:
+    """Two almost equal cuts of a bundle: only the rows hold t, and the dual operator would divide by its curvature."""
+    Q, p = torch.tensor([10.0, 10.0, 10.0, 10.0, 0.0]), torch.tensor([-3.0, 2.0, 4.0, 6.0, 1.0])
+    g, shift = torch.tensor([0.5, -1.0, 0.3, 0.7, -1.0]), torch.tensor([1.0, 2.0, -1.0, 0.5, 0.0])
+    G = torch.stack((g, g + 1e-4 * shift)).double()
+    lower = torch.tensor([0.0, -0.1, 0.6, -0.1, -torch.inf]).double()
+    upper = torch.tensor([1.5, 1.4, 1.9, 2.2, torch.inf]).double()
+    for offset in torch.linspace(-3e-4, 3e-4, 13):
+        h = torch.tensor([0.27, 0.27 + float(offset)]).double()
+        qp = icnn.QP(Q.double(), p.double(), G, h, lower=lower, upper=upper)
+        solution = icnn.solve(qp)
+        full = icnn.solve(icnn.QP(torch.diag(Q).double(), p.double(), G, h, lower=lower, upper=upper))
+        torch.testing.assert_close(solution.x, full.x, rtol=0, atol=1e-8)
