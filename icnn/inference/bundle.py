@@ -19,7 +19,7 @@ from icnn.solvers import Status
 from .cuts import Cuts, necessary
 from .flat import FlatEnergy
 from .outcome import Callback, Outcome
-from .regularizers import Model, Regularized
+from .regularized import Model, Regularized
 
 
 class Front(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from icnn.networks import Tangent
 from icnn.solvers import Status
 
-from .regularizers import Model
+from .regularized import Model
 
 INACTIVE = 1e-12
 DEPENDENT = 1e-13

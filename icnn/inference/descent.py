@@ -23,7 +23,7 @@ from icnn.solvers import Status
 
 from .flat import FlatEnergy
 from .outcome import Callback, Outcome
-from .regularizers import Euclidean, Regularized
+from .regularized import Euclidean, Regularized
 
 Rule = Literal["gradient", "momentum", "adam"]
 RULES: tuple[Rule, ...] = ("gradient", "momentum", "adam")

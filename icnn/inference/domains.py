@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .regions import BallRegion, Corner, Polyhedron, Region
+from .ball import BallRegion
+from .regions import Corner, Polyhedron, Region
 
 Bound = Tensor | float
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from .cuts import Cuts
 from .flat import FlatEnergy
 from .newton import hessian
-from .regularizers import Regularized
+from .regularized import Regularized
 
 
 def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts) -> Tensor:

@@ -17,7 +17,7 @@ from .outcome import Callback, Outcome
 from .polyhedral import by_epigraph
 from .problem import Problem
 from .regions import Polyhedron
-from .regularizers import Entropic, Euclidean
+from .regularized import Entropic, Euclidean
 
 Method = Literal["auto", "exact", "bundle", "newton", "quasi_newton", "momentum", "gradient", "adam"]
 Gradient = Literal["implicit", "bundle", "unrolled", "truncated", "one_step", "danskin", "none"]

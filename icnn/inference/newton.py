@@ -22,7 +22,7 @@ from icnn.solvers import Status
 from .flat import FlatEnergy
 from .outcome import Callback, Outcome
 from .quasi_newton import minimise
-from .regularizers import Entropic, Euclidean, Regularized
+from .regularized import Entropic, Euclidean, Regularized
 
 HALVINGS = 25
 DECREASE = 1e-4  # of what the slope promises

@@ -11,7 +11,7 @@ from .exact import Epigraph, epigraph_program
 from .flat import FlatEnergy
 from .outcome import Outcome
 from .regions import Objective, Polyhedron
-from .regularizers import Euclidean
+from .regularized import Euclidean
 
 Lines = list[tuple[Tensor, Tensor]]
 ENTRIES = 2**24  # of the matrices of the programs that are solved together

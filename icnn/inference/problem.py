@@ -13,7 +13,8 @@ from .domains import Domain, vector
 from .exact import has_lines
 from .flat import FlatEnergy, Tilted, flat_energy
 from .regions import Polyhedron
-from .regularizers import EntropyRegularizer, Euclidean, QuadraticRegularizer, Regularized, entropic
+from .regularized import Euclidean, Regularized, entropic
+from .regularizers import EntropyRegularizer, QuadraticRegularizer
 
 Regularizer = Literal["entropy", "quadratic"] | EntropyRegularizer | QuadraticRegularizer | None
 

@@ -12,8 +12,8 @@ from icnn.inference.bundle import by_bundle as bundle
 from icnn.inference.cuts import Cuts, independent, necessary
 from icnn.inference.flat import FlatEnergy
 from icnn.inference.regions import Polyhedron
-from icnn.inference.regularizers import Model, Regularized
-from icnn.inference.regularizers import entropic as entropic_over
+from icnn.inference.regularized import Model, Regularized
+from icnn.inference.regularized import entropic as entropic_over
 from icnn.networks import ACTIVATIONS, Tangent
 
 from .examples import NETWORKS, build, by_bundle, context

@@ -134,7 +134,7 @@ def test_linear_programs_agree_with_the_dense_path(batch: tuple[int, ...]) -> No
 
 @pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 def test_highs_beside_a_user_of_highs_with_other_threads() -> None:
-    eye, ones = sparse.eye(3, format="csc"), np.ones(3)
+    eye, ones = sparse.csc_matrix(np.eye(3)), np.ones(3)
     assert qpsolvers.solve_qp(eye, ones, eye, ones, solver="highs") is not None  # starts its threads, one per core
     assert assert_agree(lp((2,))).method == "highs"
 
