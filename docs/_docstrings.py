@@ -94,6 +94,8 @@ def items(paragraph: list[str], names: Collection[str]) -> Iterator[Piece]:
 
 
 def errors(text: str) -> Iterator[str]:
-    """'TypeError for this; ValueError for that' as one line for each."""
+    """'TypeError for this; ValueError for that' as one line for each; those of another function as exceptions."""
     parts = ERROR.split(text)
+    if parts[0]:
+        yield f"Exception: {parts[0]}"
     yield from (f"{kind}: {why}" for kind, why in zip(parts[1::2], parts[2::2], strict=True))
