@@ -35,7 +35,7 @@ def parameters(obj: Any) -> Collection[str]:
     """The names that a docstring may explain one by one; none for a record, which explains its fields in sentences."""
     if is_typeddict(obj):
         return obj.__annotations__
-    if not callable(obj) or is_dataclass(obj):
+    if not callable(obj) or is_dataclass(obj) or (inspect.isclass(obj) and issubclass(obj, Warning)):
         return ()
     return {*inspect.signature(obj).parameters, "options"}
 

@@ -1,6 +1,7 @@
 """Loss curves, picture grids and maps of the plane, drawn without a screen."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -20,6 +21,18 @@ def loss_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
                 losses = [epoch[kind] for epoch in history]
                 label, width = f"{name}, {kind}", 3 / (1 + number)  # so that curves that agree are both seen
                 axes.plot(epochs, losses, style, color=f"C{number}", linewidth=width, label=label)
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
+def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Draw the exact matches on the validation sample against the seconds spent; one colour for two runs in a row."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds", ylabel="exact match on validation, percent", xscale="log")
+    for number, (name, history) in enumerate(histories.items()):
+        seconds = list(accumulate(epoch["seconds"] for epoch in history))
+        matches = [100 * (1 - epoch["validation"]) for epoch in history]
+        axes.plot(seconds, matches, ("--", "-")[number % 2], color=f"C{number // 2}", label=name)
     axes.legend(fontsize="small")
     _save(figure, file)
 
@@ -51,6 +64,19 @@ def flow_plot(file: Path, points: Mapping[str, Tensor]) -> None:
         axes.set_title(title)
     for axes in panels:
         axes.set_aspect("equal", "datalim")
+    _save(figure, file)
+
+
+def seeds_plot(file: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
+    """Draw the values that methods have at several seeds, one titled panel per entry: a dot each, a bar at the mean."""
+    figure = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
+    for axes, (title, methods) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, values in enumerate(methods.values()):
+            axes.bar(place, sum(values) / len(values), color=f"C{place}", alpha=0.35)
+            axes.plot([place] * len(values), values, ".", color=f"C{place}")
+        axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", fontsize="small")
+        axes.set_title(title, fontsize="medium")
+    figure.supylabel(label, fontsize="medium")
     _save(figure, file)
 
 

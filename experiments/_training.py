@@ -59,6 +59,7 @@ def fit(
     checkpoint: Path,
     after_step: Callable[[], object] = lambda: None,
     validate: Callable[[nn.Module], float] | None = None,
+    level: int = logging.INFO,
 ) -> Fitted:
     """Minimise the mean of loss(model, batch) over examples (n, ...) and return the model with its history.
 
@@ -69,6 +70,7 @@ def fit(
     Args:
         after_step: called after each step, to bring the weights back where they must be.
         validate: the loss to watch, of the net that counts.
+        level: at which each epoch is logged.
     """
     job = _Job(fabric, model, recipe, steps=recipe.epochs * math.ceil(len(examples) / recipe.batch))
     job.resume(checkpoint)
@@ -85,7 +87,7 @@ def fit(
             job.save(checkpoint)
             progress.update(bar, advance=1)
             words = ", ".join(f"{name} {value:.5g}" for name, value in losses.items())
-            log.info("%s, epoch %d of %d: %s", checkpoint.stem, epoch + 1, recipe.epochs, words)
+            log.log(level, "%s, epoch %d of %d: %s", checkpoint.stem, epoch + 1, recipe.epochs, words)
     return Fitted(job.averaged, job.history)
 
 

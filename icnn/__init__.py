@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import decoders, transforms
+from . import decoders, losses, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -49,7 +49,19 @@ from .networks import (
     project_,
     report,
 )
-from .solvers import LP, QP, ConvexProblem, EntropyBundle, Solution, SolverError, SparseQP, Status, certificate, solve
+from .solvers import (
+    LP,
+    QP,
+    ConvexProblem,
+    EntropyBundle,
+    Solution,
+    SolverError,
+    SparseQP,
+    Status,
+    ZeroGradientWarning,
+    certificate,
+    solve,
+)
 
 if TYPE_CHECKING:
     from .multilabel import MultiLabelClassifier as MultiLabelClassifier
@@ -92,6 +104,7 @@ __all__ = [
     "Status",
     "Verdict",
     "Violation",
+    "ZeroGradientWarning",
     "argmin",
     "centred",
     "certificate",
@@ -103,6 +116,7 @@ __all__ = [
     "falsify",
     "leaky_relu",
     "log_sum_exp",
+    "losses",
     "maxout",
     "norm",
     "normalise_",

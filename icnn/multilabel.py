@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from math import inf
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from . import decoders
 from .inference import argmin
+from .losses import Argmin, FenchelYoung, MaxMargin
 from .networks import PICNN, ConvexNetwork
 
 try:
@@ -42,8 +44,9 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters:
         hidden: widths of the PICNN. activation: its g.
-        loss: "fenchel_young", f(x, y) - min (f - H), whose gradient needs no derivative of the argmin; or "bce", the
-            cross-entropy of y and p(x), differentiated through the argmin. Both are summed over the labels.
+        loss: "fenchel_young", f(x, y) - min (f - H), whose gradient needs no derivative of the argmin; "max_margin",
+            the hinge of the same energy with the Hamming distance; or "bce", the cross-entropy of y and p(x),
+            differentiated through the argmin. All are sums over the labels.
         decoder: "expected_f1", the set with the largest expected F1; "threshold", pⱼ ≥ threshold; "top_k", the k
             largest.
         threshold, k: of these decoders.
@@ -71,7 +74,7 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         self,
         hidden: Sequence[int] = (600,),
         activation: str = "relu",
-        loss: Literal["fenchel_young", "bce"] = "fenchel_young",
+        loss: Literal["fenchel_young", "max_margin", "bce"] = "fenchel_young",
         decoder: Literal["expected_f1", "threshold", "top_k"] = "expected_f1",
         threshold: float = 0.5,
         k: int = 1,
@@ -154,6 +157,7 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _train(self, network: PICNN, X: Any, Y: Tensor, rows: Tensor, held: Tensor | None) -> None:
+        criterion = LOSSES[self.loss](network, max_iter=self.max_iter)
         optimizer = _adam(network, self.learning_rate, self.weight_decay)
         self.loss_curve_: list[float] = []
         self.validation_curve_: list[float] = []
@@ -162,11 +166,11 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
             total = 0.0
             for batch in rows[torch.randperm(len(rows))].split(self.batch_size):
                 x, y = _dense(X[batch.numpy()], network), Y[batch].to(self.device)
-                loss = LOSSES[self.loss](network, x, y, self.max_iter)
+                loss = criterion(x, y)
                 optimizer.zero_grad()
-                loss.mean().backward()
+                loss.backward()
                 optimizer.step()
-                total += float(loss.detach().sum())
+                total += len(batch) * float(loss.detach())
             self.loss_curve_.append(total / len(rows))
             if self.verbose:
                 log.info("epoch %d: loss %.6g", epoch + 1, self.loss_curve_[-1])
@@ -208,19 +212,15 @@ def _infer(f: ConvexNetwork, x: Tensor, max_iter: int) -> Tensor:
     return argmin(f, x, regularizer="entropy", max_iter=max_iter, gradient="none").y.detach()
 
 
-def _fenchel_young(f: ConvexNetwork, x: Tensor, y: Tensor, max_iter: int) -> Tensor:
-    """E(y) - E(p), (*batch,), with E = f - H, p = argmin E held fixed (Danskin) and H(y) = 0."""
-    p = _infer(f, x, max_iter)
-    of_y, of_p = f.given(x)(torch.stack((y, p)))
-    return of_y - of_p + (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1)
-
-
-def _bce(f: ConvexNetwork, x: Tensor, y: Tensor, max_iter: int) -> Tensor:
-    p = argmin(f, x, regularizer="entropy", max_iter=max_iter).y
+def _cross_entropy(p: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy(p, y, reduction="none").sum(-1)
 
 
-LOSSES = {"fenchel_young": _fenchel_young, "bce": _bce}
+LOSSES = {
+    "fenchel_young": FenchelYoung,
+    "max_margin": partial(MaxMargin, regularizer="entropy"),
+    "bce": partial(Argmin, criterion=_cross_entropy),
+}
 DECODERS = ("expected_f1", "threshold", "top_k")
 
 

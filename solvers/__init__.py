@@ -3,7 +3,7 @@
 if __name__ != "icnn.solvers":
     raise ImportError(f"this package is icnn.solvers; it was imported as {__name__!r} (is its folder on sys.path?)")
 
-from .api import solve
+from .api import ZeroGradientWarning, central_point, solve
 from .certificate import certificate
 from .problem import LP, QP, ConvexProblem, EntropyBundle
 from .solution import Ray, Residuals, Solution, SolverError, Status, failure_message
@@ -20,6 +20,8 @@ __all__ = [
     "SolverError",
     "SparseQP",
     "Status",
+    "ZeroGradientWarning",
+    "central_point",
     "certificate",
     "failure_message",
     "solve",

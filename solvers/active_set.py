@@ -18,6 +18,7 @@ from .program import rows_mv, rows_tmv
 
 WEAK = 1e-6
 CROSSOVER = 1e-7
+FURTHER = (1e-1, 1e-3)  # of the tolerance, to which the loop goes on where the active set does not show
 
 
 class Optimum(NamedTuple):
@@ -45,15 +46,25 @@ def optimise(loop: Loop, start: Iterate, tol: float, max_iter: int) -> Optimum:
     outcome = interior_point(loop, start, max(CROSSOVER, tol), budget)
     at, kkt, error = polish(loop, outcome.iterate)
     iterations = outcome.iterations
-    rest = outcome.converged & ~(error <= tol)
-    if rest.any():
-        part = loop.at(rest)
-        more = interior_point(part, outcome.iterate.at(rest), 0.1 * tol, (budget - iterations)[rest])
-        better = polish(part, more.iterate)[0]
-        at = Iterate(*(t.index_copy(0, rest.nonzero().squeeze(-1), new) for t, new in zip(at, better, strict=True)))
-        iterations = iterations.masked_scatter(rest, iterations[rest] + more.iterations)
+    inner = outcome.iterate
+    for share in FURTHER:
+        rest = outcome.converged & ~(error <= tol)
+        if not rest.any():
+            break
+        part, index = loop.at(rest), rest.nonzero().squeeze(-1)
+        more = interior_point(part, inner.at(rest), share * tol, (budget - iterations)[rest])
+        better, _, error_there = polish(part, more.iterate)
+        better = choose(error_there < error[rest], better, at.at(rest))
+        at, inner = _replaced(at, index, better), _replaced(inner, index, more.iterate)
+        error = error.index_copy(0, index, error[rest].fmin(error_there))
+        iterations = iterations.index_add(0, index, more.iterations)
         kkt = active_kkt(loop, at, active_rows(loop, at))
     return Optimum(at, kkt, iterations)
+
+
+def _replaced(at: Iterate, index: Tensor, new: Iterate) -> Iterate:
+    """The batch with the instances of this index replaced."""
+    return Iterate(*(t.index_copy(0, index, part) for t, part in zip(at, new, strict=True)))
 
 
 def polish(loop: Loop, at: Iterate) -> tuple[Iterate, KKT, Tensor]:

@@ -91,7 +91,10 @@ class SolveRule:
         return unpack(self.phi, self.bounds, program, values, values.x.dtype)
 
     def adjoint(self) -> "AdjointRule":
-        return AdjointRule(self.bounds, self.options.operator, self.options.on_failure, order=1)
+        barrier = self.options.mu > 0
+        if barrier and torch.is_grad_enabled():  # as it is under create_graph=True alone; w would be held fixed
+            raise RuntimeError("derivatives of second order are not known here: call backward without create_graph")
+        return AdjointRule(self.bounds, self.options.operator, self.options.on_failure, order=1, barrier=barrier)
 
     def operator(self, extra: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = Values(*outputs)
@@ -100,12 +103,16 @@ class SolveRule:
 
 @dataclass(frozen=True)
 class AdjointRule:
-    """Every order: the program is quadratic with a known active set; its operator is factorised already or now."""
+    """Every order: the program is quadratic with a known active set; its operator is factorised already or now.
+
+    barrier: w is s / lam of a barrier and not an active set; first order only.
+    """
 
     bounds: Bounds
     kind: str
     on_failure: OnFailure
     order: int
+    barrier: bool = False
 
     @property
     def phi(self) -> Phi:
@@ -147,7 +154,7 @@ class AdjointRule:
 
     def _directly(self, program: Program, w: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
         """(c, relative residual) by elimination; the residual is inf where that does not apply."""
-        if is_separable(program.Q, program.p, program.A, program.G):
+        if not self.barrier and is_separable(program.Q, program.p, program.A, program.G):
             return solve_separable_kkt(program, self.bounds, w)
         kernels = kernels_for(w)
         if kernels is not None and U.shape[-1]:

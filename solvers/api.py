@@ -1,16 +1,23 @@
 """solve(problem) -> Solution: the door to the solvers."""
 
+import inspect
+import warnings
+
 import torch
 from torch import Tensor
 
 from .adjoint import Implicit, SolveRule
 from .dispatch import Choice, check_method, fitting_method, fitting_operator
 from .forward import OPERATORS, OnFailure, Options, Values
-from .problem import ConvexProblem
+from .problem import LP, QP, ConvexProblem
 from .program import Program
 from .solution import METHODS, Solution
 from .sparse import SparseQP, solve_sparse
 from .unpack import unpack
+
+
+class ZeroGradientWarning(UserWarning):
+    """The gradient that was asked for is zero almost everywhere."""
 
 
 def solve(
@@ -54,11 +61,16 @@ def solve(
         ImportError: the problem is sparse and no native solver is installed.
         ValueError: Q is not symmetric, or an option is unknown.
 
+    Warns:
+        ZeroGradientWarning: the cost of a linear program asks for a gradient; that of x is zero almost everywhere.
+
     Source: Mehrotra (1992), On the implementation of a primal-dual interior point method; for the adjoint Amos
     and Kolter (2017), OptNet, and the paper's section on bundle entropy.
     """
     _check(tol, max_iter, method, on_failure)
     check_method(problem, method)
+    if torch.is_grad_enabled() and _learns_linear_cost(problem):
+        _warn_of_zero_gradient()
     if isinstance(problem, SparseQP):
         if warm_start is not None:
             raise ValueError("warm_start is not possible for a SparseQP; expected None")
@@ -66,10 +78,66 @@ def solve(
     program = problem.program
     operator = fitting_operator(problem) if method not in OPERATORS else method
     first = fitting_method(problem, operator) if method == "auto" else method
+    return _solution(problem, Options(tol, max_iter, first, operator, on_failure), _known(warm_start, program))
+
+
+def central_point(
+    problem: QP, mu: float, *, tol: float = 1e-9, max_iter: int = 100, on_failure: OnFailure = "raise"
+) -> Solution:
+    """The minimiser of a quadratic or linear program with a logarithmic barrier, the point of the central path at mu.
+
+        minimise_x  x'Qx/2 + p'x - mu sum log s   subject to   A x = b,   s > 0
+
+    s are the slacks h - G x, x - lower and upper - x of all finite rows and bounds; fixed variables (lower = upper)
+    count as equalities. The multipliers are mu / s. Differentiable, once, in all data; unlike the minimiser of a
+    linear program it moves with the cost.
+
+    Args:
+        problem: `QP` or `LP` with any batch dimensions.
+        mu: the weight of the barrier, in the unit of the objective.
+        tol, max_iter, on_failure: as for `solve`; the certificate measures |lam s - mu| against mu.
+
+    Returns:
+        `Solution` with the objective x'Qx/2 + p'x. An instance fails where no point is strictly inside the
+        constraints, or the barrier function has no minimum because the set of minimisers is unbounded.
+
+    Raises: as `solve`; RuntimeError for a second derivative.
+
+    Source: Boyd, Vandenberghe (2004), Convex Optimization, section 11.2.
+    """
+    _check(tol, max_iter, "auto", on_failure)
+    if not mu > 0:
+        raise ValueError(f"mu must be positive; got {mu}")
+    operator = fitting_operator(problem)
+    return _solution(problem, Options(tol, max_iter, operator, operator, on_failure, mu), ())
+
+
+def _solution(problem: ConvexProblem, options: Options, warm: tuple[Tensor, ...]) -> Solution:
     symmetry = 1e-9 if problem.dtype == torch.float64 else 1e-4
-    rule = SolveRule(problem.phi, problem.bounds, Options(tol, max_iter, first, operator, on_failure), symmetry)
-    values = Values(*Implicit.apply(rule, *program, *_known(warm_start, program)))
-    return unpack(problem.phi, problem.bounds, program, values, problem.dtype, on_failure != "raise")
+    program = problem.program
+    rule = SolveRule(problem.phi, problem.bounds, options, symmetry)
+    values = Values(*Implicit.apply(rule, *program, *warm))
+    return unpack(problem.phi, problem.bounds, program, values, problem.dtype, options.on_failure != "raise")
+
+
+def _learns_linear_cost(problem: ConvexProblem | SparseQP) -> bool:
+    if isinstance(problem, SparseQP):
+        return problem.Q is None and problem.p.requires_grad
+    return isinstance(problem, LP) and problem.c.requires_grad
+
+
+def _warn_of_zero_gradient() -> None:
+    """Warn at the caller's line, the first that is not in this package or in torch."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("icnn", "torch"):
+        frame, level = frame.f_back, level + 1
+    message = (
+        "the minimiser of a linear program is piecewise constant in its cost: the gradient of x with respect to the "
+        "cost is zero almost everywhere (those of the multipliers and of the objective are not). Learn costs through "
+        "icnn.losses.ridge, icnn.losses.log_barrier, icnn.losses.perturbed, icnn.losses.SPOPlus or "
+        "icnn.losses.PerturbedDecision; c.detach() says that none is wanted"
+    )
+    warnings.warn(message, ZeroGradientWarning, stacklevel=level)
 
 
 def _known(warm_start: Solution | None, program: Program) -> tuple[Tensor, ...]:

@@ -48,8 +48,13 @@ def certificate(problem: "ConvexProblem | SparseQP", solution: Solution) -> Resi
     return residuals(problem.phi, detached, problem.bounds, x, nu, lam)
 
 
-def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor, lam: Tensor) -> Residuals:
-    """The certificate of (x, nu, lam) for a canonical program; see `certificate`."""
+def residuals(
+    phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor, lam: Tensor, products: Tensor | float = 0.0
+) -> Residuals:
+    """The certificate of (x, nu, lam) for a canonical program; see `certificate`.
+
+    products: what lam_i s_i should be; mu on the rows of a logarithmic barrier.
+    """
     Q, p, A, b, G, d = program
     pull_A, pull_J = tmv(A, nu), rows_tmv(G, bounds, lam)
     dual = p + pull_A + pull_J
@@ -65,14 +70,17 @@ def residuals(phi: Phi, program: Program, bounds: Bounds, x: Tensor, nu: Tensor,
     sides = torch.cat((held.abs().maximum(b.abs()), pushed.abs().maximum(d.abs().nan_to_num(torch.nan, 0.0))), -1)
     rows = sides.maximum(FLOOR * torch.cat((row_A, row_J), -1) * size.unsqueeze(-1))
     columns = terms.maximum(FLOOR * cost.unsqueeze(-1)) if isinstance(phi, Quadratic) else cost.unsqueeze(-1)
-    products = torch.where(lam == 0, torch.zeros_like(lam), lam * slack)
+    excess = torch.where(lam == 0, torch.zeros_like(lam), lam * slack) - products
+    unit = (cost * size).unsqueeze(-1)
+    if isinstance(products, Tensor):  # a barrier: a small mu is held against itself
+        unit = torch.where(products > 0, products.maximum(FLOOR * unit), unit)
     value = phi.value(Q, x).abs().maximum(dot(p, x).abs()).maximum(cost)
     return Residuals(
         stationarity=largest(phi.stationarity(x, gradient, dual) / columns),
         primal=largest(violation / rows),
         sign=largest(lam.clamp_max(0.0) * row_J) / cost,
-        complementarity=largest(products) / (cost * size),
-        gap=products.sum(-1).abs() / value,
+        complementarity=largest(excess / unit),
+        gap=excess.sum(-1).abs() / value,
     )
 
 

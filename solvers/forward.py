@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from .active_set import Solved, optimise, split_fixed, weakly_active
+from .central_path import centre
 from .certificate import residuals
 from .closed_form import solve_separable
 from .diagnosis import farkas_ray, recession_ray
 from .entropy import through_dual
-from .interior_point import Loop
+from .interior_point import Loop, Rows
 from .kernels import kernels_for
 from .kkt import KKT, DualKKT, FullKKT, PrimalKKT, measure_units
 from .program import Bounds, NegativeEntropy, Phi, Program, Quadratic, split_rows
@@ -27,20 +28,24 @@ OPERATORS: dict[str, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual":
 
 @dataclass(frozen=True)
 class Options:
-    """How to solve, see `solve`: `method` first, the interior-point loop with `operator` for what it leaves."""
+    """How to solve, see `solve`: `method` first, the interior-point loop with `operator` for what it leaves.
+
+    mu: of the logarithmic barrier that is part of the problem, see `central_point`; 0 for none.
+    """
 
     tol: float
     max_iter: int
     method: Method
     operator: Literal["primal", "dual", "full"]
     on_failure: OnFailure
+    mu: float = 0.0
 
 
 class Values(NamedTuple):
     """What the forward pass knows of every instance, each with the batch dimensions first.
 
-    w: 0 on active rows, inf on others; U: the factor of Q where the method has one, else of size zero; method: its
-    place in METHODS.
+    w: 0 on active rows, inf on others, and s / lam with a barrier; U: the factor of Q where the method has one, else of
+    size zero; method: its place in METHODS.
     """
 
     x: Tensor
@@ -164,8 +169,10 @@ def _loop_part(phi: Phi, bounds: Bounds, options: Options, program: Program, war
     if isinstance(phi, NegativeEntropy):
         x, nu, lam, iterations, degenerate, w = through_dual(phi, program, options.tol, options.max_iter)
     else:
-        x, nu, lam, iterations, degenerate, w = _directly(phi, bounds, options, program, warm)
-    found = torch.stack(residuals(phi, program, bounds, x, nu, lam), -1)
+        through = _centrally if options.mu else _directly
+        x, nu, lam, iterations, degenerate, w = through(phi, bounds, options, program, warm)
+    products = _barrier(options.mu, program, bounds) if options.mu else 0.0
+    found = torch.stack(residuals(phi, program, bounds, x, nu, lam, products), -1)
     failed = (status == Status.OPTIMAL) & ~(found.amax(-1) <= options.tol)
     if failed.any():
         status, ray = _diagnose(phi, bounds, options, program, iterations, failed, status, ray)
@@ -182,6 +189,22 @@ def _directly(phi: Phi, bounds: Bounds, options: Options, program: Program, warm
     lam = split_fixed(loop, at.lam)
     w = _prefer_positive(bounds, program, kkt.w, lam)
     return Solved(at.x, at.nu, lam, iterations, degenerate, w)
+
+
+def _centrally(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Solved:
+    """The point of the central path at mu; w = s / lam belongs to the derivative there."""
+    start = torch.zeros_like(program.p)
+    loop = Loop.of(phi, program, bounds, OPERATORS[options.operator], start)
+    products = _barrier(options.mu, program, bounds)
+    at, iterations = centre(loop, loop.start(start), products, options.tol, options.max_iter)
+    w = loop.rows.weights(at.s.square() / options.mu)
+    lam = split_fixed(loop, at.lam)
+    return Solved(at.x, at.nu, lam, iterations, loop.kkt(at.x, w).singular(), _prefer_positive(bounds, program, w, lam))
+
+
+def _barrier(mu: float, program: Program, bounds: Bounds) -> Tensor:
+    """What lam s is on the central path: mu on the rows that a slack belongs to."""
+    return mu * Rows.of(program, bounds).interior.to(program.d.dtype)
 
 
 def factorised(kind: str, H: Tensor, program: Program, bounds: Bounds, w: Tensor) -> KKT:

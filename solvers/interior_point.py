@@ -146,20 +146,32 @@ class Loop:
         ).amax(0)
         return torch.cat((stationarity, feasibility), -1), merit
 
+    def newton_kkt(self, at: Iterate, merit: Tensor) -> KKT:
+        """The operator of a Newton step from an iterate; the closer the end, the less it is regularised."""
+        return self.kkt(at.x, at.s / self._safe(at), softening=1e4 * merit.clamp(1e-7, 1.0).unsqueeze(-1))
+
+    def direction(self, kkt: KKT, at: Iterate, residual: Tensor, complementarity: Tensor) -> Iterate:
+        """The Newton step that takes away the residual, and this much of lam s."""
+        interior, safe = self.rows.interior, self._safe(at)
+        pull = (complementarity / safe).masked_fill(~interior, 0.0)
+        pull = torch.nn.functional.pad(pull, (residual.shape[-1] - pull.shape[-1], 0))
+        x, nu, lam = kkt.split(kkt.step(pull - residual))
+        s = -(complementarity + at.s * lam) / safe
+        return Iterate(x, nu, lam, s.masked_fill(~interior, 0.0))
+
+    def _safe(self, at: Iterate) -> Tensor:
+        """The multipliers, one where a row carries none."""
+        return torch.where(self.rows.interior, at.lam, torch.ones_like(at.lam))
+
     def advance(self, at: Iterate, residual: Tensor, merit: Tensor) -> Iterate:
-        """One predictor-corrector step; the closer the end, the less it is regularised."""
+        """One predictor-corrector step."""
         interior = self.rows.interior
         count = interior.sum(-1, keepdim=True).clamp_min(1)
-        safe = torch.where(interior, at.lam, torch.ones_like(at.lam))
         mu = dot(at.lam * interior, at.s).unsqueeze(-1) / count
-        kkt = self.kkt(at.x, at.s / safe, softening=1e4 * merit.clamp(1e-7, 1.0).unsqueeze(-1))
+        kkt = self.newton_kkt(at, merit)
 
         def direction(complementarity: Tensor) -> Iterate:
-            pull = (complementarity / safe).masked_fill(~interior, 0.0)
-            pull = torch.nn.functional.pad(pull, (residual.shape[-1] - pull.shape[-1], 0))
-            x, nu, lam = kkt.split(kkt.step(pull - residual))
-            s = -(complementarity + at.s * lam) / safe
-            return Iterate(x, nu, lam, s.masked_fill(~interior, 0.0))
+            return self.direction(kkt, at, residual, complementarity)
 
         product = at.lam * at.s
         affine = direction(product)

@@ -150,7 +150,8 @@ class LP(QP):
     """minimise c'x  subject to  A x = b,  G x <= h,  lower <= x <= upper.  No sign of x is implied.
 
     Arguments as for `QP`. The minimiser of an LP is piecewise constant in c: its derivative with respect to
-    the cost is zero almost everywhere (with respect to h, b, G and A it is not).
+    the cost is zero almost everywhere (with respect to h, b, G and A it is not), and `solve` warns where c asks for
+    one (`ZeroGradientWarning`). `icnn.losses` has what moves with c, and losses for costs that are learned.
     """
 
     def __init__(

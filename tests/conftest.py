@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 SOLVERS = [f"icnn.solvers.{path.stem}" for path in (ROOT / "solvers").glob("*.py")]  # not the compiled kernels
 install_import_hook(
     [
-        *("icnn.networks", "icnn.certificates", "icnn.inference", "icnn.layers", "icnn.transforms", "icnn.decoders"),
+        *("icnn.networks", "icnn.certificates", "icnn.inference", "icnn.layers"),
+        *("icnn.transforms", "icnn.decoders", "icnn.losses"),
         *SOLVERS,
     ],
     "beartype.beartype",

@@ -55,7 +55,7 @@ def test_rounded_probabilities_are_what_the_failing_check_asks_for() -> None:
     check_classifier_multioutput("MultiLabelClassifier", small(decoder="threshold"))  # pyright: ignore[reportCallIssue]
 
 
-@pytest.mark.parametrize("loss", ["fenchel_young", "bce"])
+@pytest.mark.parametrize("loss", ["fenchel_young", "max_margin", "bce"])
 def test_it_learns_as_well_as_logistic_regression(loss: Any) -> None:
     X, Y = data(600)
     model = small(hidden=(16,), loss=loss).fit(X[:300], Y[:300])
@@ -80,25 +80,10 @@ def test_the_two_losses_have_the_value_of_the_cross_entropy_of_an_affine_energy(
     x, y = torch.randn(6, 3, dtype=torch.float64), torch.rand(6, 4).round().double()
     p = icnn.argmin(f, x, regularizer="entropy").y
     expected = -torch.where(y == 1, p, 1 - p).log().sum(-1)
-    value = multilabel.LOSSES[loss](f, x, y, 30)
+    value = multilabel.LOSSES[loss](f, reduction="none")(x, y)
     torch.testing.assert_close(value, expected)
     found, wanted = (torch.autograd.grad(v.sum(), f.layers[0].skip_gate.weight)[0] for v in (value, expected))  # pyright: ignore
     torch.testing.assert_close(found, wanted)
-
-
-def test_the_slope_of_fenchel_young_is_that_of_differences() -> None:
-    f = icnn.PICNN(3, 4, (8,)).double()
-    x, y = torch.randn(6, 3, dtype=torch.float64), torch.rand(6, 4).round().double()
-    weight: Any = f.layers[0].skip_gate.weight  # pyright: ignore
-    value = multilabel.LOSSES["fenchel_young"](f, x, y, 50)
-    assert (value >= 0).all()
-    (slope,) = torch.autograd.grad(value.sum(), weight)
-    direction = torch.randn_like(weight)
-    values = []
-    for step in (1e-5, -2e-5):
-        weight.data.add_(step * direction)
-        values.append(multilabel.LOSSES["fenchel_young"](f, x, y, 50).sum().item())
-    assert (slope * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
 
 
 def test_the_probabilities_minimise_the_energy() -> None:
@@ -213,7 +198,7 @@ def test_it_logs_when_asked(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(loss="hinge"), "loss is 'hinge', expected one of 'fenchel_young', 'bce'"),
+        (dict(loss="hinge"), "loss is 'hinge', expected one of 'fenchel_young', 'max_margin', 'bce'"),
         (dict(decoder="argmax"), "decoder is 'argmax', expected one of"),
         (dict(epochs=0), "epochs is 0, expected a positive number"),
         (dict(weight_decay=-1.0), "weight_decay is -1.0, expected a number >= 0"),

@@ -161,8 +161,7 @@ def _points(warm_start: ArgminSolution | None, problem: Problem) -> Tensor | Non
 def _shown_points(cuts: Cuts | None, problem: Problem) -> Tensor | None:
     if cuts is None:
         return None
-    packed = cuts.packed()
-    points = packed.points.masked_fill(torch.isneginf(packed.o).unsqueeze(-1), torch.nan)
+    points = cuts.points.masked_fill(torch.isneginf(cuts.o).unsqueeze(-1), torch.nan)
     return points.reshape(*problem.batch, -1, *problem.y_shape)
 
 

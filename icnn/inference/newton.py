@@ -238,10 +238,11 @@ def hessian(energy: FlatEnergy, y: Tensor) -> tuple[Tensor, Tensor]:
         y = y.detach().requires_grad_()
         (slope,) = torch.autograd.grad(energy(y).sum(), y, create_graph=True)
         rows = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device).unsqueeze(1).expand(-1, *y.shape)
-        if not slope.requires_grad:
-            return slope, torch.zeros_like(rows).movedim(0, -2)
-        (H,) = torch.autograd.grad(slope, y, rows, is_grads_batched=True, materialize_grads=True)
-    H = H.detach().movedim(0, -2)
+        H = None
+        if slope.requires_grad:
+            (H,) = torch.autograd.grad(slope, y, rows, is_grads_batched=True, allow_unused=True)
+    H = torch.zeros_like(rows) if H is None else H.detach()  # none where f is affine
+    H = H.movedim(0, -2)
     return slope.detach(), 0.5 * (H + H.mT)
 
 

@@ -31,7 +31,7 @@ def by_epigraph(
         _solved(layered.at(index), linear[index], over.at(index), y_shape)
         for index in torch.arange(len(linear), device=linear.device).split(count)
     ]
-    y, lower, status = (torch.cat([part[i] for part in parts]) for i in range(3))
+    y, lower, status = (torch.cat(part) for part in zip(*(part[:3] for part in parts), strict=True))
     layers = zip(*(part[3] for part in parts), strict=True)
     lines = [(torch.cat([slope for slope, _ in layer]), torch.cat([offset for _, offset in layer])) for layer in layers]
     with torch.no_grad():

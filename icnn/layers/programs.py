@@ -44,7 +44,7 @@ class LPLayer(_ProgramLayer):
     """(c, G, h, A, b, lower, upper) -> argmin c'x subject to A x = b, G x <= h, lower <= x <= upper.
 
     Constructed with the options of `icnn.solve`; arguments, shapes and errors of `icnn.LP`, also what it says of the
-    derivative with respect to c. Returns (*batch, n).
+    derivative with respect to c, and the same `icnn.ZeroGradientWarning`. Returns (*batch, n).
     """
 
     def problem(self, *data: Any, **named: Any) -> ConvexProblem:

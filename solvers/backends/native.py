@@ -151,7 +151,7 @@ def solve_highs(program: Instance, tol: float, max_iter: int) -> Report:
     solver.silent()
     feasibility = max(SIMPLEX_TOLERANCE, 0.1 * tol)
     options = dict(
-        threads=1,
+        parallel="off",
         simplex_iteration_limit=max_iter * sum(rows.shape),
         qp_iteration_limit=max_iter * sum(rows.shape),
         primal_feasibility_tolerance=feasibility,

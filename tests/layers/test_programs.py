@@ -50,6 +50,7 @@ def test_the_simplex_of_a_bundle() -> None:
     assert repr(icnn.BundleEntropyLayer(simplex=True)) == "BundleEntropyLayer(simplex=True)"
 
 
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 @every_layer
 def test_equal_gradients(layer, kind, data: dict[str, Tensor]) -> None:
     def slopes(of_layer: bool) -> tuple[Tensor, ...]:

@@ -129,6 +129,7 @@ def test_half_precision_is_refused(dtype: torch.dtype, kind, make) -> None:
         kind(**{name: value.to(dtype) for name, value in make().items()})
 
 
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("kind", "make"), KINDS)
 def test_autocast_changes_nothing(dtype: torch.dtype, kind, make) -> None:

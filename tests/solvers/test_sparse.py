@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qpsolvers
 import torch
 from scipy import sparse
 from torch import Tensor, autograd
@@ -125,9 +126,17 @@ def test_shared_data_receive_the_sum_over_the_batch(shared: tuple[str, ...]) -> 
     assert_agree(qp((3,), shared=shared))
 
 
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
 @every_batch
 def test_linear_programs_agree_with_the_dense_path(batch: tuple[int, ...]) -> None:
     assert assert_agree(lp(batch)).method == "highs"
+
+
+@pytest.mark.filterwarnings("ignore::icnn.ZeroGradientWarning")
+def test_highs_beside_a_user_of_highs_with_other_threads() -> None:
+    eye, ones = sparse.eye(3, format="csc"), np.ones(3)
+    assert qpsolvers.solve_qp(eye, ones, eye, ones, solver="highs") is not None  # starts its threads, one per core
+    assert assert_agree(lp((2,))).method == "highs"
 
 
 @pytest.mark.parametrize("keep", [("Q", "p", "A", "b"), ("Q", "p"), ("Q", "p", "upper"), ("Q", "p", "G", "h")])
