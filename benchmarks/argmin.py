@@ -56,7 +56,7 @@ def main() -> None:
         table(("method", "set", *HEAD), list(rows(verdicts, "domain", SETS))),
         "All methods together:",
         table(("", *HEAD), [[name, *row(of)] for name, of in alike(verdicts)]),
-        "Answers that are wrong, and the false reasons among the statuses:",
+        "Answers that are wrong:",
         "\n".join(shown(v) for v in verdicts if v.wrong) or "none",
     )
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,7 @@ from benchmarks._argmin_cases import NETWORKS, REGULARIZERS, SETS, Case, generat
 from benchmarks._argmin_oracles import oracle
 from benchmarks._argmin_verdicts import FIRST_ORDER, METHODS, Verdict, judge
 
-STEPS = 40  # of first-order methods
+STEPS = 10  # of first-order methods
 CASES = [generate(seed) for seed in range(50)]
 
 
@@ -51,9 +50,10 @@ def test_exact_and_newton_find_the_minimum(verdicts: list[Verdict]) -> None:
     assert [v for v in verdicts if v.method in ("exact", "newton") and v.outcome == "OPTIMAL" and not v.right] == []
 
 
-def test_first_order_methods_find_that_of_most_smooth_problems(verdicts: list[Verdict]) -> None:
-    of_smooth = [v for v in verdicts if v.method in FIRST_ORDER and v.kind == "smooth" and v.outcome == "OPTIMAL"]
-    assert np.mean([v.right for v in of_smooth]) >= 0.9
+def test_first_order_methods_that_stop_early_say_so(verdicts: list[Verdict]) -> None:
+    early = [v for v in verdicts if v.method in FIRST_ORDER and not v.right]
+    assert early
+    assert all(v.status == "MAX_ITERATIONS" for v in early)
 
 
 def test_a_wrong_answer_is_seen() -> None:
