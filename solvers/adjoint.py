@@ -163,8 +163,18 @@ class AdjointRule:
         return torch.cat((program.p, program.b, program.d), -1).zero_(), unsolved
 
     def _regularised(self, program: Program, w: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor]:
-        """(c, relative residual) by the regularised operator; the minimum-norm solution at degenerate instances."""
-        kkt = factorised(self.kind, program.Q, program, self.bounds, w)
+        """(c, relative residual) by the regularised operator, and the one with all of M where it is too coarse."""
+        c, error = self._by_operator(self.kind, program, w, degenerate)
+        coarse = (~(error <= ADJOINT_ACCURACY)).nonzero().squeeze(-1)
+        if len(coarse) and self.kind != "full":
+            part = Program(*(t[coarse] for t in program))
+            c_full, error_full = self._by_operator("full", part, w[coarse], degenerate[coarse])
+            c, error = c.index_copy(0, coarse, c_full), error.index_copy(0, coarse, error_full)
+        return c, error
+
+    def _by_operator(self, kind: str, program: Program, w: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor]:
+        """(c, relative residual); the minimum-norm solution at degenerate instances."""
+        kkt = factorised(kind, program.Q, program, self.bounds, w)
         r = torch.cat((-program.p, program.b, program.d), -1)
         c, error = kkt.solve(r)
         if degenerate.any():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +16,8 @@ from .descent import Descent
 from .domains import Box, Domain
 from .methods import Gradient, Method, differentiable, failures, planned, solved
 from .problem import Problem, Regularizer, posed
+from .regions import OnFailure
 
-OnFailure = Literal["raise", "nan", "zero"]
 ROUNDING = 32
 
 
@@ -103,7 +103,8 @@ def argmin(
             In the weights, x, linear, and in data of the domain that ask for it.
         "bundle": that of the cuts, formula (6) of `implicit`; for bundle and piecewise linear f.
         "unrolled", "truncated", "one_step": through all steps of a first-order method, the last `truncation`, or one,
-            the lengths of steps held fixed.
+            the lengths of steps held fixed. After convergence give the last two a fixed rate (`Descent(lr=...)`): a
+            length that was searched is right along one direction only, and may amplify others.
         "danskin": none for y; the gradient of the minimum `value` in the weights, x and linear, y held fixed.
         "none".
 
@@ -134,7 +135,7 @@ def argmin(
     if on_failure == "raise" and failed.any():
         status = outcome.status.masked_fill(~failed, int(Status.OPTIMAL)).reshape(problem.batch)
         raise SolverError(failure_message(status))
-    y, value = differentiable(problem, plan, outcome, failed)
+    y, value = differentiable(problem, plan, outcome, failed, on_failure)
     if on_failure == "nan":
         y, value = y.masked_fill(failed.unsqueeze(-1), torch.nan), value.masked_fill(failed, torch.nan)
     return ArgminSolution(

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from icnn.solvers import Status
 
-from .regions import Minimum, Objective, Polyhedron, Region
+from .regions import Minimum, Objective, OnFailure, Polyhedron, Region
 
 GROWTH = 8.0  # of the multiplier of a ball, while it is too small
 SEARCH = 100  # programs to find it at most
@@ -29,13 +29,13 @@ class BallRegion(Region):
     length: Tensor
     centre: Tensor
 
-    def minimise(self, objective: Objective) -> Minimum:
+    def minimise(self, objective: Objective, on_failure: OnFailure = "zero") -> Minimum:
         with torch.no_grad():
             mu, y = self._multiplier(objective)
             for _ in range(REFINED):
                 found, mu = self._held(objective, mu, y)
                 y = found.x[:, : y.shape[-1]]
-        return self._held(objective, mu, y)[0]
+        return self._held(objective, mu, y, on_failure)[0]
 
     def project(self, y: Tensor) -> Tensor:
         away = y - self.centre
@@ -110,7 +110,9 @@ class BallRegion(Region):
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
         return torch.where(inside, 0.0, mu), y
 
-    def _held(self, objective: Objective, mu: Tensor, y: Tensor) -> tuple[Minimum, Tensor]:
+    def _held(
+        self, objective: Objective, mu: Tensor, y: Tensor, on_failure: OnFailure = "zero"
+    ) -> tuple[Minimum, Tensor]:
         """Newton's step from (y, μ), with the sphere as the row that touches it below y: the minimiser and its μ.
 
         At the solution the step is zero, and differentiable in all data.
@@ -129,5 +131,5 @@ class BallRegion(Region):
         rows = row if G is None else torch.cat((G.expand(len(p), -1, -1), row), -2)
         right = right if h is None else torch.cat((h, right), -1)
         free = torch.full_like(y, torch.inf)
-        found = Polyhedron(-free, free).minimise(Objective(curved, p, rows, right, lower, upper))
+        found = Polyhedron(-free, free).minimise(Objective(curved, p, rows, right, lower, upper), on_failure)
         return found._replace(lam=found.lam[:, :-1]), found.lam[:, -1] * (mu > 0)

@@ -28,7 +28,7 @@ from .regularized import Euclidean, Regularized
 Rule = Literal["gradient", "momentum", "adam"]
 RULES: tuple[Rule, ...] = ("gradient", "momentum", "adam")
 HALVINGS = 30
-STILL = 1e-11  # decrease, in units of the value, below which a length is neither tried nor changed
+ROUNDING, STILL = 4, 5e4  # of values; and of a decrease for which no length is tried: in units of their precision
 LONGER = 1.2  # length of the next step against the last
 ADAM_RATE = 0.05
 BETAS = (0.9, 0.999)
@@ -128,15 +128,14 @@ class Descender:
         if not self.smooth:
             return self._falling(slope, number)
         length = state.length * LONGER
-        rounding = 1e-15 * (1 + value.abs())
-        still = self.over.distance(self.over.step(w, slope, length), w) <= STILL * length.squeeze(-1) * (
-            1 + value.abs()
-        )
+        unit = self.energy.eps * (1 + value.abs())
+        near = self.over.distance(self.over.step(w, slope, length), w)
+        still = near <= STILL * unit * length.squeeze(-1)
         for _ in range(HALVINGS):
             u = self.over.step(w, slope, length)
             trial = self.over.point(u)
             bound = value + torch.linalg.vecdot(slope, trial - y) + self.over.distance(u, w) / length.squeeze(-1)
-            above = (self.energy(trial) > bound + rounding) & ~still
+            above = (self.energy(trial) > bound + ROUNDING * unit) & ~still
             if not above.any():
                 break
             length = torch.where(above.unsqueeze(-1), 0.5 * length, length)
@@ -180,13 +179,13 @@ def by_descent(
                 lower = torch.fmax(lower, _proved(over, y, value, slope))
             upper = (value + over.value(y)).detach()
             closed = upper - lower <= tol * (1 + upper.abs())
-            done = done | closed
             after = descender.step(state, w, y, value, slope, number)
-        moves = torch.full_like(done, True) if graph else ~done
-        stays = torch.zeros_like(closed) if graph else closed
-        state = State(*(torch.where(moves.unsqueeze(-1), new, old) for new, old in zip(after, state, strict=True)))
-        state = state._replace(u=torch.where(stays.unsqueeze(-1), w, state.u))
-        iterations = iterations + moves
+        going = torch.ones_like(done) if graph else ~done
+        ends = closed & going & (not graph)  # at w
+        moves = (going & ~ends).unsqueeze(-1)
+        state = State(*(torch.where(moves, new, old) for new, old in zip(after, state, strict=True)))
+        state = state._replace(u=torch.where(ends.unsqueeze(-1), w, state.u))
+        done, iterations = done | closed, iterations + going
         evaluations = evaluations + 1
         if callback is not None:
             callback(number, over.point(state.u).detach())

@@ -12,7 +12,17 @@ from icnn.networks import Energy, Tangent
 
 
 class FlatEnergy(ABC):
-    """The energy of m instances: y (*extra, m, n) to (*extra, m), both float64; differentiable."""
+    """The energy of m instances: y (*extra, m, n) to (*extra, m), both float64; differentiable.
+
+    dtype: in which it is computed.
+    """
+
+    dtype: torch.dtype
+
+    @property
+    def eps(self) -> float:
+        """The precision of its values."""
+        return torch.finfo(self.dtype).eps
 
     @abstractmethod
     def __call__(self, y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]: ...
@@ -106,6 +116,10 @@ class Tilted(FlatEnergy):
 
     energy: FlatEnergy
     linear: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.energy.dtype
 
     def __call__(self, y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         return self.energy(y) + (self.linear * y).sum(-1)

@@ -22,10 +22,11 @@ from torch import Tensor
 from .cuts import Cuts
 from .flat import FlatEnergy
 from .newton import hessian
+from .regions import OnFailure
 from .regularized import Regularized
 
 
-def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts) -> Tensor:
+def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, on_failure: OnFailure) -> Tensor:
     """The minimiser of the last model as a function of the weights and x, (batch, n).
 
     The cuts keep their values and get their derivatives from the pieces of f on which they were found: where a
@@ -36,7 +37,7 @@ def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts) -> Tensor:
     slope = slope.movedim(0, 1)
     offset = value.mT - (slope * points).sum(-1)
     G, o = G + (slope - slope.detach()), o + (offset - offset.detach())
-    return over.cut_model(G, o).y
+    return over.cut_model(G, o, on_failure).y
 
 
 def value_of_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, y: Tensor) -> Tensor:
@@ -51,13 +52,13 @@ def value_of_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, y: Tensor) 
     return (lam * (value.mT + (slope.movedim(0, 1) * (y.unsqueeze(1) - points)).sum(-1))).sum(-1)
 
 
-def through_newton(energy: FlatEnergy, over: Regularized, y: Tensor) -> Tensor:
+def through_newton(energy: FlatEnergy, over: Regularized, y: Tensor, on_failure: OnFailure) -> Tensor:
     """The minimiser y plus a Newton step that is zero, through which all data are seen; first order only."""
     _, H = hessian(energy, y)
     with torch.enable_grad():
         leaf = y.detach().requires_grad_()
         (slope,) = torch.autograd.grad(energy(leaf).sum(), leaf, create_graph=True)
-    moved, _ = over.newton_step(y, slope, H)
+    moved, _ = over.newton_step(y, slope, H, on_failure)
     return first_order(y + (moved - moved.detach()))
 
 

@@ -11,12 +11,12 @@ from icnn.solvers import Status
 
 from .bundle import by_bundle
 from .descent import RULES, Descender, Descent, by_descent
-from .implicit import through_cuts, through_newton, value_of_cuts
+from .implicit import first_order, through_cuts, through_newton, value_of_cuts
 from .newton import by_newton, by_quasi_newton, polished
 from .outcome import Callback, Outcome
 from .polyhedral import by_epigraph
 from .problem import Problem
-from .regions import Polyhedron
+from .regions import OnFailure, Polyhedron
 from .regularized import Entropic, Euclidean
 
 Method = Literal["auto", "exact", "bundle", "newton", "quasi_newton", "momentum", "gradient", "adam"]
@@ -113,7 +113,9 @@ def failures(plan: Plan, outcome: Outcome) -> Tensor:
     return (outcome.status != Status.OPTIMAL) & (needed | ~exhausted)
 
 
-def differentiable(problem: Problem, plan: Plan, outcome: Outcome, failed: Tensor) -> tuple[Tensor, Tensor]:
+def differentiable(
+    problem: Problem, plan: Plan, outcome: Outcome, failed: Tensor, on_failure: OnFailure
+) -> tuple[Tensor, Tensor]:
     """y (m, n) and the value (m,), with the derivative that was asked for, none for failed instances."""
     y, value = outcome.y, outcome.upper.detach()
     if plan.gradient == "none" or not torch.is_grad_enabled():
@@ -123,12 +125,12 @@ def differentiable(problem: Problem, plan: Plan, outcome: Outcome, failed: Tenso
     if plan.gradient == "danskin":
         y = y.detach()
         minimum = _supported(problem, outcome, torch.where(failed.unsqueeze(-1), problem.start, y))
-        return y, torch.where(failed, value, value + (minimum - minimum.detach()))
+        return y, first_order(torch.where(failed, value, value + (minimum - minimum.detach())))
     if plan.cuts:
         assert outcome.cuts is not None
-        y = through_cuts(problem.energy, problem.over, outcome.cuts)
+        y = through_cuts(problem.energy, problem.over, outcome.cuts, on_failure)
     elif plan.gradient == "implicit" and plan.method != "exact":
-        y = through_newton(problem.energy, problem.over, y)
+        y = through_newton(problem.energy, problem.over, y, on_failure)
     elif failed.any() and not outcome.upper[failed].isfinite().all():
         y = solved(problem, plan, None).y
     return torch.where(failed.unsqueeze(-1), outcome.y.detach(), y), value

@@ -26,7 +26,7 @@ from .regularized import Entropic, Euclidean, Regularized
 
 HALVINGS = 25
 DECREASE = 1e-4  # of what the slope promises
-ROUNDING = 1e-14  # of values
+ROUNDING = 64  # of values, in units of their precision
 
 HOPELESS = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE, Status.NONFINITE_INPUT)
 
@@ -135,7 +135,7 @@ def _search(
 ) -> tuple[Tensor, int]:
     """A length in (0, 1] for each instance with which f + phi falls enough, 0 where none; evaluations made."""
     promise = torch.linalg.vecdot(slope, step) + over.value(y + step) - over.value(y)
-    rounding = ROUNDING * (1 + value.abs())
+    rounding = ROUNDING * energy.eps * (1 + value.abs())
     length = torch.ones_like(value)
     for halving in range(HALVINGS):
         point = y + length.unsqueeze(-1) * step

@@ -36,6 +36,7 @@ def by_epigraph(
     lines = [(torch.cat([slope for slope, _ in layer]), torch.cat([offset for _, offset in layer])) for layer in layers]
     with torch.no_grad():
         upper = energy(y) + over.value(y)
+        lower = torch.where(status == Status.OPTIMAL, lower, -torch.inf)
         loose = (status == Status.OPTIMAL) & ~(upper - lower <= tol * (1 + upper.abs()))
         status = status.masked_fill(loose, int(Status.NUMERICAL))
         status = status.masked_fill(~upper.isfinite() & (status == Status.NUMERICAL), int(Status.NONFINITE_INPUT))

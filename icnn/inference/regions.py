@@ -7,13 +7,15 @@ Every program that inference meets, on any set, is of this form; the variables z
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from icnn.solvers import LP, QP, Solution, Status, solve
+
+OnFailure = Literal["raise", "nan", "zero"]
 
 
 class Minimum(NamedTuple):
@@ -41,8 +43,8 @@ class Region(ABC):
     """The set of each of m instances, in R^n."""
 
     @abstractmethod
-    def minimise(self, objective: Objective) -> Minimum:
-        """The minimiser over the set, differentiable in the objective and in the data of the set; no failure raises."""
+    def minimise(self, objective: Objective, on_failure: OnFailure = "zero") -> Minimum:
+        """The minimiser over the set, differentiable in the objective and in the data of the set."""
 
     @abstractmethod
     def project(self, y: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class Polyhedron(Region):
     def thrifty(self) -> bool:
         return not self.is_box
 
-    def minimise(self, objective: Objective) -> Minimum:
+    def minimise(self, objective: Objective, on_failure: OnFailure = "zero") -> Minimum:
         Q, p, G, h, lower, upper = objective
         extra = p.shape[-1] - self.lower.shape[-1]
         lower, upper = _joined(self.lower, lower, extra, -torch.inf), _joined(self.upper, upper, extra, torch.inf)
@@ -109,10 +111,10 @@ class Polyhedron(Region):
         A, b = (None, None) if self.A is None else (pad(self.A, (0, extra)), self._b)
         if Q.dim() == 2 and not Q.requires_grad and not Q.any():  # no derivative in the cost: a vertex stays
             program = LP(p.detach(), rows, right, A, b, lower, upper)
-            return _minimum(solve(program, on_failure="zero"), count)
+            return _minimum(solve(program, on_failure=on_failure), count)
         Q = torch.diag_embed(Q) if Q.dim() == 2 and Q.shape[0] == Q.shape[1] else Q  # as vectors they read as a matrix
         program = QP(Q, p, rows, right, A, b, lower, upper)
-        return _minimum(solve(program, on_failure="zero"), count)
+        return _minimum(solve(program, on_failure=on_failure), count)
 
     def project(self, y: Tensor) -> Tensor:
         if self.is_box:

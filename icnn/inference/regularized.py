@@ -14,7 +14,7 @@ from torch.nn.functional import pad, softplus
 
 from icnn.solvers import QP, EntropyBundle, solve
 
-from .regions import Objective, Polyhedron, Region
+from .regions import Objective, OnFailure, Polyhedron, Region
 
 TINY = torch.finfo(torch.float64).tiny
 NEAR = 1e-7  # of a point to its set
@@ -47,11 +47,11 @@ class Regularized(ABC):
         """min slope'y + φ(y), (m,): with an offset, what a tangent of f proves."""
 
     @abstractmethod
-    def cut_model(self, G: Tensor, o: Tensor) -> Model:
+    def cut_model(self, G: Tensor, o: Tensor, on_failure: OnFailure = "zero") -> Model:
         """The minimiser over the maximum of the cuts G (m, k, n), o (m, k); differentiable; -inf in o: absent."""
 
     @abstractmethod
-    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor, on_failure: OnFailure = "zero") -> tuple[Tensor, Tensor]:
         """The minimiser of slope'v + ½ (v - y)'H(v - y) and φ, to second order in y, and its status; differentiable."""
 
     @abstractmethod
@@ -112,18 +112,18 @@ class Euclidean(Regularized):
         y = self.region.project(self.centre - slope / self.weight)
         return torch.linalg.vecdot(slope, y) + self.value(y)
 
-    def cut_model(self, G: Tensor, o: Tensor) -> Model:
+    def cut_model(self, G: Tensor, o: Tensor, on_failure: OnFailure = "zero") -> Model:
         Q = pad(torch.full_like(self.centre, self.weight), (0, 1))
         p = torch.cat((-self.weight * self.centre, torch.ones_like(o[:, :1])), -1)
         rows = torch.cat((G, torch.full_like(o, -1.0).unsqueeze(-1)), -1)
-        found = self.region.minimise(Objective(Q, p, rows, -o))
+        found = self.region.minimise(Objective(Q, p, rows, -o), on_failure)
         y = found.x[:, :-1]
         return Model(y, found.x[:, -1], found.lam, found.status, found.degenerate)
 
-    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor, on_failure: OnFailure = "zero") -> tuple[Tensor, Tensor]:
         curved = H + self.weight * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         p = slope - (H @ y.unsqueeze(-1)).squeeze(-1) - self.weight * self.centre
-        found = self.region.minimise(Objective(curved, p))
+        found = self.region.minimise(Objective(curved, p), on_failure)
         return found.x, found.status
 
     def coordinates(self, y: Tensor) -> Tensor:
@@ -182,17 +182,17 @@ class Entropic(Regularized):
         value = self.weight * value
         return value if self.origin is None else value + torch.linalg.vecdot(slope, self.origin)
 
-    def cut_model(self, G: Tensor, o: Tensor) -> Model:
+    def cut_model(self, G: Tensor, o: Tensor, on_failure: OnFailure = "zero") -> Model:
         if self.origin is not None:
             o = o + torch.einsum("mkn,mn->mk", G, self.origin)
         G = G if self.size is None else G * self.size.unsqueeze(1)
         if self.weight != 1.0:
             G, o = G / self.weight, o / self.weight
-        found = solve(EntropyBundle(G, o, simplex=self.simplex), on_failure="zero")
+        found = solve(EntropyBundle(G, o, simplex=self.simplex), on_failure=on_failure)
         y, value = self._placed(found.x[:, :-1]), self.weight * found.x[:, -1]
         return Model(y, value, found.lam, found.status, found.degenerate)
 
-    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    def newton_step(self, y: Tensor, slope: Tensor, H: Tensor, on_failure: OnFailure = "zero") -> tuple[Tensor, Tensor]:
         p = self._share(y)
         square = 1.0 if self.size is None else self.size.square()
         spread = (p if self.simplex else p * (1 - p)).detach() * square / self.weight
@@ -203,7 +203,7 @@ class Entropic(Regularized):
         if self.simplex:
             change = slope.new_zeros(1) if self.size is None else (self.size - self.size.detach())[:, :1]
             rows = dict(A=torch.ones_like(y[:1]), b=change)
-        found = solve(QP(0.5 * (curved + curved.mT), slope, **rows), on_failure="zero")
+        found = solve(QP(0.5 * (curved + curved.mT), slope, **rows), on_failure=on_failure)
         return y + found.x, found.status
 
     def coordinates(self, y: Tensor) -> Tensor:

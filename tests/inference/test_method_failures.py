@@ -138,11 +138,10 @@ def test_the_callback_sees_every_iterate(method: str) -> None:
     torch.testing.assert_close(seen[-1][1], solution.y, rtol=0, atol=1e-9)
 
 
-ROUGH = pytest.mark.xfail(reason="the search of Newton's method takes values for exact to float64", strict=True)
 LONG = pytest.mark.xfail(reason="the last steps may be longer than 2 / curvature in other directions", strict=True)
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=ROUGH) if m == "newton" else m for m in METHODS])
+@pytest.mark.parametrize("method", METHODS)
 def test_float32_networks(method: str) -> None:
     f = build(METHODS[method][0]).float()
     solution = solve(method, context(2).float(), f=f)

@@ -63,7 +63,7 @@ SETS: dict[str, tuple[Callable[..., Any], Callable[[], Data]]] = {
     "polytope": (icnn.Polytope, polytope),
     "polytope with an equality": (icnn.Polytope, with_equality),
 }
-KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {
+KINDS: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "LP": ("relu", {}, None),
     "QP by a quadratic term": ("leaky_relu", dict(quadratic=2, strong_convexity=0.3), None),
     "QP by a regulariser": ("relu", {}, icnn.QuadraticRegularizer(0.7, 0.2)),
