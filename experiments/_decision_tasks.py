@@ -48,13 +48,13 @@ def shortest_path(side: int) -> Task:
     inner = torch.arange(side**2 - 1).unsqueeze(-1)
     A = (start == inner).double() - (end == inner).double()
     b = (inner.squeeze(-1) == 0).double()
-    return Task("shortest path", LinearDecision(A=A, b=b, lower=0.0), len(start), 1.0)
+    return Task("shortest path", LinearDecision(A=A, b=b, lower=0.0, method="dual"), len(start), 1.0)
 
 
 def knapsack(items: int, seed: int) -> Task:
     """Fractions of items of weight 3 to 8, together at most 30 % of all weight."""
     weight = 3 + 5 * torch.rand(1, items, dtype=torch.float64, generator=Generator().manual_seed(seed))
-    decision = LinearDecision(weight, 0.3 * weight.sum(-1), lower=0.0, upper=1.0)
+    decision = LinearDecision(weight, 0.3 * weight.sum(-1), lower=0.0, upper=1.0, method="dual")
     return Task("knapsack", decision, items, -1.0)
 
 

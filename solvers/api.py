@@ -44,7 +44,8 @@ def solve(
         method: "auto" (by structure, size and device, see `dispatch`); "closed_form" (diagonal Q, bounds, at most
             one equality); "active_set" (compiled, CPU, positive definite Q); "bundle" (compiled, CPU, box of an
             `EntropyBundle`); or the interior-point loop with its KKT operator: "primal" (Cholesky n x n), "dual"
-            (diagonal Hessian, Cholesky of one row and column per constraint), "full" (LU of everything, the reference).
+            (diagonal Hessian, Cholesky of one row and column per constraint), "full" (LU of everything, the reference,
+            which takes over small instances that rounding stops short in the other two).
             For a `SparseQP` "auto", "piqp", "clarabel" or "highs", the native solver to begin with.
             `Solution.method` says what ran.
         on_failure: what instances that are not OPTIMAL do. "raise": `SolverError`, which carries the solution;

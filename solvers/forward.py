@@ -1,6 +1,6 @@
 """From canonical data to a certified solution: the values behind `solve`, with no gradients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from .solution import METHODS, Method, Status
 
 OnFailure = Literal["raise", "nan", "zero"]
 CACHE = 2**19
+FULL_SIZE = 1000  # variables and rows: a matrix of this size for each instance that needs it
 DIAGNOSED = 5000  # variables: a ray is found with dense matrices of this size
 OPERATORS: dict[str, type[KKT]] = {"full": FullKKT, "primal": PrimalKKT, "dual": DualKKT}
 
@@ -89,9 +90,20 @@ def _solve_flat(phi: Phi, bounds: Bounds, options: Options, program: Program, wa
     if first is None or not len(program.p):
         return _by_loop(phi, bounds, options, program, warm)
     values, done = first(bounds, options, program, warm)
-    if done.all():
-        return values
-    index = (~done).nonzero().squeeze(-1)
+    return values if done.all() else _continued(values, ~done, phi, bounds, options, program, warm)
+
+
+def _continued(
+    values: Values,
+    left: Tensor,
+    phi: Phi,
+    bounds: Bounds,
+    options: Options,
+    program: Program,
+    warm: tuple[Tensor, ...],
+) -> Values:
+    """The values, with the instances that are left from the loop."""
+    index = left.nonzero().squeeze(-1)
     rest = _by_loop(phi, bounds, options, Program(*(t[index] for t in program)), tuple(t[index] for t in warm))
     merged = [
         t if new.shape[1:] != t.shape[1:] else t.index_copy(0, index, new) for t, new in zip(values, rest, strict=True)
@@ -150,8 +162,14 @@ def _certified(options: Options, found: dict[str, Tensor], U: Tensor) -> tuple[V
 
 
 def _by_loop(phi: Phi, bounds: Bounds, options: Options, program: Program, warm: tuple[Tensor, ...]) -> Values:
+    """By the loop; what rounding stops short of the tolerance once more, with the most exact of its operators."""
     parts = [_loop_part(phi, bounds, options, *part) for part in _parts(program, warm)]
-    return parts[0] if len(parts) == 1 else Values(*map(torch.cat, zip(*parts, strict=True)))
+    values = parts[0] if len(parts) == 1 else Values(*map(torch.cat, zip(*parts, strict=True)))
+    stuck = values.status == Status.NUMERICAL
+    size = program.p.shape[-1] + program.b.shape[-1] + program.d.shape[-1]
+    if options.operator == "full" or size > FULL_SIZE or not stuck.any():
+        return values
+    return _continued(values, stuck, phi, bounds, replace(options, operator="full"), program, warm)
 
 
 def _parts(flat: Program, warm: tuple[Tensor, ...]) -> list[tuple[Program, tuple[Tensor, ...]]]:

@@ -30,8 +30,8 @@ class LinearDecision:
     tol, max_iter: as for `icnn.solve`, in all that is solved for this decision.
     on_failure: what instances without a solution do. "raise": `icnn.SolverError`; "nan": nan in values and gradients;
         "zero": the best iterate, and a loss of zero, without gradient. A regret is nan unless it raises.
-    method: as for `icnn.solve`, of the linear programs; with equations and bounds alone "dual" is faster, and less
-        exact where decisions nearly tie.
+    method: as for `icnn.solve`, of the linear programs; with few rows, or many equations, beside bounds "dual" is
+        the faster one.
     Raises, when it is used: as `icnn.LP` and `icnn.solve`.
     """
 
