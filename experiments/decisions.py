@@ -1,8 +1,8 @@
 """Learn to predict the costs of linear programs: by least squares, or by what the decisions cost.
 
-The claim: where a predictor cannot be right, one that is trained for the decision decides better than one that is
-trained for the costs (Elmachtoub, Grigas 2022). Shortest paths and fractional knapsacks with costs that are a power of
-a linear function of the features; one linear predictor for all methods, which differ in the loss alone:
+The question: where a predictor cannot be right, does one that is trained for the decision decide better than one that
+is trained for the costs (Elmachtoub, Grigas 2022)? Shortest paths and fractional knapsacks with costs that are a power
+of a linear function of the features; one linear predictor for all methods, which differ in the loss alone:
 
     two-stage       |ĉ - c|^2
     ridge           c'x, x = argmin ĉ'x + rho/2 |x|^2
