@@ -98,7 +98,7 @@ def test_what_has_no_closed_form_is_left_to_the_loop() -> None:
     solution = icnn.solve(icnn.QP(**data), on_failure="zero")
     infeasible = Status.PRIMAL_INFEASIBLE
     assert solution.status.tolist() == [0, 0, infeasible, infeasible, Status.NONFINITE_INPUT]
-    assert solution.method == "closed_form, dual"
+    assert solution.method == "closed_form, primal"
     alone = icnn.solve(icnn.QP(**{name: value[0] for name, value in data.items()}))
     assert torch.equal(alone.x, solution.x[0])
 
