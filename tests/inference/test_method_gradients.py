@@ -83,13 +83,13 @@ METHOD_OF = {
     "entropy": ["bundle"],
     "maxout": ["exact"],
 }
-EVERYWHERE = [("LP", "exact"), ("QP by a regulariser", "exact"), ("smooth", "newton")]  # the others go the same ways
+EVERYWHERE = [("LP", "exact"), ("smooth", "newton")]  # the others go the same ways
 COMBINATIONS = [
     (kind, method, name)
     for kind, methods in METHOD_OF.items()
     for method in methods
     for name in SETS
-    if name in ("box", "simplex") or (kind, method) in EVERYWHERE
+    if name == "box" or (kind, method) in EVERYWHERE
 ]
 
 
