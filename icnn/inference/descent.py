@@ -19,9 +19,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn.solvers import Status
-
 from .flat import FlatEnergy
+from .newton import closed
 from .outcome import Callback, Outcome
 from .regularized import Euclidean, Regularized
 
@@ -176,30 +175,20 @@ def by_descent(
             w = descender.ahead(state)
             y, value, slope = replace(descender, graph=graph).tangent(w)
             if number % over.proofs == 0:
-                lower = torch.fmax(lower, _proved(over, y, value, slope))
+                lower = torch.fmax(lower, over.proved(y.detach(), value.detach(), slope.detach()))
             upper = (value + over.value(y)).detach()
-            closed = upper - lower <= tol * (1 + upper.abs())
+            reached = upper - lower <= tol * (1 + upper.abs())
             after = descender.step(state, w, y, value, slope, number)
         going = torch.ones_like(done) if graph else ~done
-        ends = closed & going & (not graph)  # at w
+        ends = reached & going & (not graph)  # at w
         moves = (going & ~ends).unsqueeze(-1)
         state = State(*(torch.where(moves, new, old) for new, old in zip(after, state, strict=True)))
         state = state._replace(u=torch.where(ends.unsqueeze(-1), w, state.u))
-        done, iterations = done | closed, iterations + going
+        done, iterations = done | reached, iterations + going
         evaluations = evaluations + 1
         if callback is not None:
             callback(number, over.point(state.u).detach())
     y = over.point(state.u)
-    value, slope, _ = descender.energy.tangent(y.detach())
-    lower = torch.fmax(lower, _proved(over, y, value, slope))
-    upper = (value + over.value(y)).detach()
-    done = upper - lower <= tol * (1 + upper.abs())
-    status = torch.where(done, int(Status.OPTIMAL), int(Status.MAX_ITERATIONS))
-    status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))
-    return Outcome(y, upper, lower, status, iterations, evaluations)
-
-
-@torch.no_grad()
-def _proved(over: Regularized, y: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """What the tangent at y says of the minimum."""
-    return value - torch.linalg.vecdot(slope, y) + over.lowest(slope)
+    with torch.no_grad():
+        ended = closed(descender.energy, over, y.detach(), tol, iterations, evaluations - 1, lower)
+    return replace(ended, y=y)

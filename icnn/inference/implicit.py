@@ -32,11 +32,9 @@ def through_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, on_failure: 
     The cuts keep their values and get their derivatives from the pieces of f on which they were found: where a
     point lies on a kink of f, rounding could choose another piece.
     """
-    G, o, points, units = cuts.packed()
-    value, slope, _ = energy.pieces(points.movedim(1, 0), [unit.nan_to_num().movedim(1, 0) for unit in units])
-    slope = slope.movedim(0, 1)
-    offset = value.mT - (slope * points).sum(-1)
-    G, o = G + (slope - slope.detach()), o + (offset - offset.detach())
+    cuts = cuts.packed()
+    slope, offset = _pieces(energy, cuts)
+    G, o = cuts.G + (slope - slope.detach()), cuts.o + (offset - offset.detach())
     return over.cut_model(G, o, on_failure).y
 
 
@@ -45,11 +43,19 @@ def value_of_cuts(energy: FlatEnergy, over: Regularized, cuts: Cuts, y: Tensor) 
 
     At a kink f itself has none in the weights; that of the minimum is this average of its pieces.
     """
-    G, o, points, units = cuts.packed()
+    cuts = cuts.packed()
     with torch.no_grad():
-        lam = over.cut_model(G, o).lam
-    value, slope, _ = energy.pieces(points.movedim(1, 0), [unit.nan_to_num().movedim(1, 0) for unit in units])
-    return (lam * (value.mT + (slope.movedim(0, 1) * (y.unsqueeze(1) - points)).sum(-1))).sum(-1)
+        lam = over.cut_model(cuts.G, cuts.o).lam
+    slope, offset = _pieces(energy, cuts)
+    return (lam * (offset + (slope * y.unsqueeze(1)).sum(-1))).sum(-1)
+
+
+def _pieces(energy: FlatEnergy, cuts: Cuts) -> tuple[Tensor, Tensor]:
+    """Slopes (batch, k, n) and offsets (batch, k) of the cuts as functions of the weights."""
+    units = [unit.nan_to_num().movedim(1, 0) for unit in cuts.marks]
+    value, slope, _ = energy.pieces(cuts.points.movedim(1, 0), units)
+    slope = slope.movedim(0, 1)
+    return slope, value.mT - (slope * cuts.points).sum(-1)
 
 
 def through_newton(energy: FlatEnergy, over: Regularized, y: Tensor, on_failure: OnFailure) -> Tensor:

@@ -100,7 +100,7 @@ def _by_models(
     for number in range(max_iter + 1):
         value, slope, _ = energy.tangent(y)
         upper = value + over.value(y)
-        lower = torch.fmax(lower, value - torch.linalg.vecdot(slope, y) + over.lowest(slope))
+        lower = torch.fmax(lower, over.proved(y, value, slope))
         status = status.masked_fill(upper - lower <= tol * (1 + upper.abs()), int(Status.OPTIMAL))
         status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))
         going = ((status == Status.MAX_ITERATIONS) | (status == Status.OPTIMAL) & ~done) & ~stuck
@@ -204,12 +204,19 @@ def _by_lbfgs(
 
 
 def closed(
-    energy: FlatEnergy, over: Regularized, y: Tensor, tol: float, iterations: Tensor, evaluations: Tensor
+    energy: FlatEnergy,
+    over: Regularized,
+    y: Tensor,
+    tol: float,
+    iterations: Tensor,
+    evaluations: Tensor,
+    known: Tensor | None = None,
 ) -> Outcome:
-    """The outcome at these points, with the lower bound of the tangents there."""
+    """The outcome at these points, with the lower bound of the tangents there, or the one that is known if higher."""
     value, slope, _ = energy.tangent(y)
     upper = value + over.value(y)
-    lower = value - torch.linalg.vecdot(slope, y) + over.lowest(slope)
+    lower = over.proved(y, value, slope)
+    lower = lower if known is None else torch.fmax(lower, known)
     done = upper - lower <= tol * (1 + upper.abs())
     status = torch.where(done, int(Status.OPTIMAL), int(Status.MAX_ITERATIONS))
     status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))

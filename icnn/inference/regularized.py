@@ -42,6 +42,11 @@ class Regularized(ABC):
     def value(self, y: Tensor) -> Tensor:
         """φ(y), (m,)."""
 
+    @torch.no_grad()
+    def proved(self, y: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        """The bound from below, (m,), that the tangent of f at y proves."""
+        return value - torch.linalg.vecdot(slope, y) + self.lowest(slope)
+
     @abstractmethod
     def lowest(self, slope: Tensor) -> Tensor:
         """min slope'y + φ(y), (m,): with an offset, what a tangent of f proves."""

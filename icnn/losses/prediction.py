@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from icnn.inference import ArgminSolution, Box, Domain, argmin
-from icnn.inference.implicit import first_order
 from icnn.inference.problem import Regularizer, posed
 from icnn.networks import ConvexNetwork
 from icnn.solvers import Status
@@ -68,7 +67,7 @@ class PredictionLoss(nn.Module):
         if failed.any():  # keeps nan out of the gradients of the weights
             problem = problem.without(failed.flatten())
         value = (problem.energy(labels) + problem.over.value(labels)).reshape(batch)
-        return (value - first_order(solution.value)).to(y.dtype), failed
+        return (value - solution.value).to(y.dtype), failed
 
     def check_shape(self, x: Tensor | None, y: Tensor) -> None:
         """Raises ValueError unless y is one label vector for each x, in the dtype of the network."""
