@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import decoders, losses, transforms
+from . import adjoints, decoders, losses, transforms
 from .certificates import (
     CurvatureBounds,
     Interval,
@@ -105,6 +105,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "ZeroGradientWarning",
+    "adjoints",
     "argmin",
     "centred",
     "certificate",

@@ -12,7 +12,7 @@ SOLVERS = [f"icnn.solvers.{path.stem}" for path in (ROOT / "solvers").glob("*.py
 install_import_hook(
     [
         *("icnn.networks", "icnn.certificates", "icnn.inference", "icnn.layers"),
-        *("icnn.transforms", "icnn.decoders", "icnn.losses"),
+        *("icnn.transforms", "icnn.decoders", "icnn.losses", "icnn.adjoints"),
         *SOLVERS,
     ],
     "beartype.beartype",
