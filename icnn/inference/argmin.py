@@ -120,13 +120,38 @@ def argmin(
     Source: Amos, Xu, Kolter (2017), sections 3, 4 and 5; for one_step Bolte, Pauwels, Vaiter (2023), One-step
     differentiation of iterative algorithms.
     """
+    if warm_start is not None and start is None:
+        start = warm_start.y.detach()
+    return answered(
+        posed(f, x, domain, regularizer, linear, start),
+        method=method,
+        gradient=gradient,
+        warm_start=warm_start,
+        max_iter=max_iter,
+        truncation=truncation,
+        tol=tol,
+        on_failure=on_failure,
+        callback=callback,
+    )
+
+
+def answered(
+    problem: Problem,
+    *,
+    method: Method | Descent = "auto",
+    gradient: Gradient = "implicit",
+    warm_start: ArgminSolution | None = None,
+    max_iter: int | None = None,
+    truncation: int = 5,
+    tol: float = 1e-9,
+    on_failure: OnFailure = "raise",
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> ArgminSolution:
+    """The solution of a problem that is posed already; arguments and errors are those of `argmin`."""
     _check(gradient=(gradient, get_args(Gradient)), on_failure=(on_failure, get_args(OnFailure)))
     for name, value in (("max_iter", max_iter), ("truncation", truncation), ("tol", tol)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive; got {value}")
-    if warm_start is not None and start is None:
-        start = warm_start.y.detach()
-    problem = posed(f, x, domain, regularizer, linear, start)
     tol = max(tol, ROUNDING * torch.finfo(problem.dtype).eps)
     plan = planned(problem, method, gradient, max_iter, truncation, tol, _points(warm_start, problem))
     shown = None if callback is None else lambda number, y: callback(number, problem.shaped(y))

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from .flat import FlatEnergy
-from .newton import closed
-from .outcome import Callback, Outcome
+from .outcome import Callback, Outcome, closed
 from .regularized import Euclidean, Regularized
 
 Rule = Literal["gradient", "momentum", "adam"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from icnn.solvers import Status
 
 from .flat import FlatEnergy
-from .outcome import Callback, Outcome
+from .outcome import Callback, Outcome, closed
 from .quasi_newton import minimise
 from .regularized import Entropic, Euclidean, Regularized
 
@@ -201,26 +201,6 @@ def _by_lbfgs(
     goal = torch.full_like(start[:, 0], 0.1 * tol)
     found, iterations = minimise(functions, whole.clone(), goal, max_iter, torch.finfo(torch.float64).eps)
     return closed(energy, over, over.point(found.y), tol, iterations, counts)
-
-
-def closed(
-    energy: FlatEnergy,
-    over: Regularized,
-    y: Tensor,
-    tol: float,
-    iterations: Tensor,
-    evaluations: Tensor,
-    known: Tensor | None = None,
-) -> Outcome:
-    """The outcome at these points, with the lower bound of the tangents there, or the one that is known if higher."""
-    value, slope, _ = energy.tangent(y)
-    upper = value + over.value(y)
-    lower = over.proved(y, value, slope)
-    lower = lower if known is None else torch.fmax(lower, known)
-    done = upper - lower <= tol * (1 + upper.abs())
-    status = torch.where(done, int(Status.OPTIMAL), int(Status.MAX_ITERATIONS))
-    status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))
-    return Outcome(y, upper, lower, status, iterations, evaluations + 1)
 
 
 def polished(energy: FlatEnergy, over: Regularized, outcome: Outcome, max_iter: int, tol: float) -> Outcome:

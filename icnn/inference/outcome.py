@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from icnn.solvers import Status
+
 from .cuts import Cuts
+from .flat import FlatEnergy
+from .regularized import Regularized
 
 Callback = Callable[[int, Tensor], None]  # called with the iteration and y (m, n)
 
@@ -30,3 +35,23 @@ class Outcome:
     @property
     def gap(self) -> Tensor:
         return self.upper - self.lower
+
+
+def closed(
+    energy: FlatEnergy,
+    over: Regularized,
+    y: Tensor,
+    tol: float,
+    iterations: Tensor,
+    evaluations: Tensor,
+    known: Tensor | None = None,
+) -> Outcome:
+    """The outcome at these points, with the lower bound of the tangents there, or the one that is known if higher."""
+    value, slope, _ = energy.tangent(y)
+    upper = value + over.value(y)
+    lower = over.proved(y, value, slope)
+    lower = lower if known is None else torch.fmax(lower, known)
+    done = upper - lower <= tol * (1 + upper.abs())
+    status = torch.where(done, int(Status.OPTIMAL), int(Status.MAX_ITERATIONS))
+    status = status.masked_fill(~upper.isfinite(), int(Status.NONFINITE_INPUT))
+    return Outcome(y, upper, lower, status, iterations, evaluations + 1)

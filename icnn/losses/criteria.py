@@ -44,7 +44,7 @@ class Argmin(PredictionLoss):
 
     def forward(self, x: Tensor | None, y: Tensor) -> Tensor:
         self.check_shape(x, y)
-        solution, failed = self.predict(x)
+        solution, failed = self.predict(self.posed(x))
         inner = len(self.f.y_shape)
         batch = y.shape[:-inner]
         prediction = torch.where(failed.reshape(failed.shape + (1,) * inner), y, solution.y).expand(y.shape)

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from icnn.inference import ArgminSolution, Box, Domain, argmin
-from icnn.inference.problem import Regularizer, posed
+from icnn.inference import ArgminSolution, Box, Domain
+from icnn.inference.argmin import answered
+from icnn.inference.problem import Problem, Regularizer, posed
 from icnn.networks import ConvexNetwork
 from icnn.solvers import Status
 
@@ -37,12 +38,17 @@ class PredictionLoss(nn.Module):
             raise ValueError(f"reduction must be one of ('mean', 'none'); got {reduction!r}")
         self.f, self.domain = f, domain
         self.regularizer: Regularizer = regularizer
+        self.start: Tensor | None = inference.pop("start", None)
         self.reduction, self.inference = reduction, inference
 
-    def predict(self, x: Tensor | None, linear: Tensor | None = None, **options: Any) -> tuple[ArgminSolution, Tensor]:
+    def posed(self, x: Tensor | None, linear: Tensor | None = None) -> Problem:
+        """The problem of the inference."""
+        return posed(self.f, x, self.domain, self.regularizer, linear, self.start)
+
+    def predict(self, problem: Problem, **options: Any) -> tuple[ArgminSolution, Tensor]:
         """The solution of the inference, and where it failed."""
         options = {**self.inference, **options}
-        solution = argmin(self.f, x, self.domain, regularizer=self.regularizer, linear=linear, **options)
+        solution = answered(problem, **options)
         failed = solution.status != Status.OPTIMAL
         implicit = options.get("gradient", "implicit") == "implicit" and solution.method != "bundle"
         if not (implicit and torch.is_grad_enabled()):
@@ -56,14 +62,11 @@ class PredictionLoss(nn.Module):
         """
         self.check_shape(x, y)
         batch = y.shape[: y.ndim - len(self.f.y_shape)]
-        problem = posed(
-            self.f, x, self.domain, self.regularizer, torch.zeros_like(y) if linear is None else linear, None
-        )
+        problem = self.posed(x, torch.zeros_like(y) if x is None and linear is None else linear)
         labels = y.double().reshape(batch.numel(), -1)
         if not problem.over.contains(labels.detach(), ROUNDING * torch.finfo(y.dtype).eps).all():
             raise ValueError("y must lie in the domain; got entries outside, or nan")
-        solution, failed = self.predict(x, linear, gradient="danskin")
-        failed = failed.expand(batch)
+        solution, failed = self.predict(problem, gradient="danskin")
         if failed.any():  # keeps nan out of the gradients of the weights
             problem = problem.without(failed.flatten())
         value = (problem.energy(labels) + problem.over.value(labels)).reshape(batch)
