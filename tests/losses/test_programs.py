@@ -107,11 +107,11 @@ def test_a_near_tie_may_give_a_mixture_which_is_as_good_as_the_vertex(tol: float
 @pytest.mark.parametrize(("method", "tol"), [("dual", 1e-9), ("primal", 1e-9), ("dual", 1e-7)])
 def test_two_paths_that_nearly_tie_are_solved(method, tol: float) -> None:
     decision = LinearDecision(**shortest_path().constraints, method=method, tol=tol)
-    c = torch.rand(300, 40).double() + 0.5
+    c = torch.rand(100, 40).double() + 0.5
     first = decision(c)
     arc = first.argmax(-1, keepdim=True)
     second = decision(c.scatter_add(-1, arc, torch.full_like(c, 100.0)))
-    gap = torch.logspace(-7.5, -5, 300, dtype=torch.float64).unsqueeze(-1)
+    gap = torch.logspace(-7.5, -5, 100, dtype=torch.float64).unsqueeze(-1)
     c = c.scatter_add(-1, arc, (c * (second - first)).sum(-1, keepdim=True) - gap)
     torch.testing.assert_close((decision(c) * c).sum(-1), (first * c).sum(-1), rtol=0, atol=10 * tol)
 
@@ -119,10 +119,10 @@ def test_two_paths_that_nearly_tie_are_solved(method, tol: float) -> None:
 @pytest.mark.parametrize("method", ["primal", "dual"])
 def test_knapsacks_with_two_items_that_nearly_tie_are_solved(method) -> None:
     weight = torch.rand(20).double() + 0.5
-    value = torch.rand(300, 20).double()
+    value = torch.rand(100, 20).double()
     ratio = torch.where(torch.arange(20) < 10, 1.5, 0.5)  # ten fit for sure, then the two that tie
     value = weight * (ratio + 0.4 * value)
-    gap = torch.logspace(-11, -5, 300, dtype=torch.float64)
+    gap = torch.logspace(-11, -5, 100, dtype=torch.float64)
     value[:, 10], value[:, 11] = weight[10], weight[11] * (1 - gap)
     room = weight[:11].sum(-1, keepdim=True) + 0.4 * weight[11]
     decision = LinearDecision(weight.unsqueeze(0), room, lower=0.0, upper=1.0, method=method)
@@ -205,12 +205,12 @@ def test_barrier_without_an_inside_or_a_minimum() -> None:
 
 def test_perturbed_on_a_box_has_the_normal_cdf_and_its_density() -> None:
     c, sigma = double(-1.0, -0.2, 0.3, 2.0).requires_grad_(), 0.7
-    x = perturbed(BOX, c, sigma, samples=20_000, generator=torch.Generator().manual_seed(1))
+    x = perturbed(BOX, c, sigma, samples=8_000, generator=torch.Generator().manual_seed(1))
     normal = torch.distributions.Normal(0.0, 1.0)
     ratio = -c.detach() / sigma
-    torch.testing.assert_close(x.detach(), normal.cdf(ratio), rtol=0, atol=0.015)
+    torch.testing.assert_close(x.detach(), normal.cdf(ratio), rtol=0, atol=0.025)
     jacobian = torch.stack([torch.autograd.grad(xi, c, retain_graph=True)[0] for xi in x])
-    torch.testing.assert_close(jacobian, torch.diag(-normal.log_prob(ratio).exp() / sigma), rtol=0, atol=0.04)
+    torch.testing.assert_close(jacobian, torch.diag(-normal.log_prob(ratio).exp() / sigma), rtol=0, atol=0.06)
 
 
 def test_perturbed_draws_by_its_generator_and_for_each_instance_of_the_constraints() -> None:
@@ -253,7 +253,7 @@ def test_spo_plus_value_by_highs_and_gradient_by_differences() -> None:
     value = [-minimum(decision, t) - minimum(decision, c) for t, c in zip(tilted, true, strict=True)]
     expected = double(*value) + 2 * (predicted.detach() * decision(true)).sum(-1)
     torch.testing.assert_close(SPOPlus(decision)(predicted, true).detach(), expected, rtol=0, atol=1e-9)
-    assert torch.autograd.gradcheck(lambda c: SPOPlus(decision)(c, true), predicted)
+    assert torch.autograd.gradcheck(lambda c: SPOPlus(decision)(c, true), predicted, fast_mode=True)
 
 
 def test_perturbed_fenchel_young_is_convex_not_negative_and_its_gradient_that_of_differences() -> None:
