@@ -58,7 +58,8 @@ def dense_least_squares(
     Raises ValueError for an unknown activation and for wrong shapes or dtypes.
     """
     batch = _check(X, theta, Y, activation)
-    X, theta, Y = (t.expand(*batch, *t.shape[-2:]) for t in (X, theta, Y))
+    if batch:
+        X, theta, Y = (t.expand(*batch, *t.shape[-2:]) for t in (X, theta, Y))
     at_once = theta.requires_grad and torch.is_grad_enabled()
     return _DenseLeastSquares.apply(X, theta, Y, activation, at_once)[0]
 
@@ -131,6 +132,8 @@ def _flat(matrix: Tensor) -> np.ndarray:
 def _check(X: Tensor, theta: Tensor, Y: Tensor, activation: str) -> torch.Size:
     """The batch dimensions of the three."""
     activation_named(activation)
+    if X.ndim < 2:
+        raise ValueError(f"X must be of shape (*batch, n, p); got {_shape(X)}")
     n, p = X.shape[-2:]
     if theta.ndim < 2 or theta.shape[-2] != p:
         raise ValueError(f"theta must be of shape (*batch, {p}, q) for this X; got {_shape(theta)}")
