@@ -78,7 +78,7 @@ def residual_flow(
     y: (*batch, d), the states to begin with.
     weight, bias: W_k and b_k, (K, d, d) and (K, d); one W for all steps is W.expand(K, d, d).
     step: h_k, (K,), or one for all; may be learned.
-    activation: σ, elementwise: "tanh", "sigmoid", "relu" or "softplus".
+    activation: σ, elementwise: "tanh", "sigmoid", "relu", "softplus" or "identity".
     scheme: the Runge-Kutta scheme that steps through ẏ = σ(W_k y + b_k): "euler" is the residual network itself;
         "heun" and "rk4" have two and four stages.
     recompute: keep the states of √K steps and compute the others again in the sweep back: a second sweep forward for
