@@ -163,7 +163,7 @@ class _Count(torch.autograd.Function):
 
 def _sweep(alpha: Tensor, beta: Tensor, I: Tensor, D: Tensor, layout: Layout, *, slopes: bool) -> tuple[Tensor, ...]:
     """s of every group; with slopes also ∂s/∂α and ∂s/∂β."""
-    totals = [_zeros(alpha, alpha, beta, I, D) for _ in range(3 if slopes else 1)]
+    totals = [_zeros(alpha.shape, alpha, beta, I, D) for _ in range(3 if slopes else 1)]
     for groups, rows, pieces in layout.blocks():
         parameters = [rows.spread(part[groups]) for part in (alpha, beta)]
         log_m, F_I, F_D = alpha.new_zeros(3).unbind()
@@ -183,8 +183,8 @@ def _sweep(alpha: Tensor, beta: Tensor, I: Tensor, D: Tensor, layout: Layout, *,
 def _pulled_back(p, a, b, alpha, beta, I, D, layout: Layout, wants_values: bool) -> tuple[Tensor | None, ...]:
     """(ᾱ, β̄, Ī, D̄) from what comes back to s, ∂s/∂α and ∂s/∂β."""
     everything = (p, a, b, alpha, beta, I, D)
-    bars = [_zeros(alpha, *everything) for _ in range(2)]
-    values = [_zeros(I, *everything) for _ in range(2)] if wants_values else []
+    bars = [_zeros(alpha.shape, *everything) for _ in range(2)]
+    values = [_zeros(I.shape, *everything) for _ in range(2)] if wants_values else []
     for groups, rows, pieces in layout.blocks():
         p_row, *both = (rows.spread(part[groups]) for part in (p, a, b, alpha, beta))
         directions, parameters = both[:2], both[2:]
@@ -216,9 +216,9 @@ def _softplus(z: Tensor) -> Tensor:
     return torch.nn.functional.softplus(z, threshold=40)  # from there on z to every digit; the default stops at nine
 
 
-def _zeros(like: Tensor, *parts: Tensor) -> Tensor:
-    """Zeros like this one to add into, which are of the batch that vmap makes where one of the parts is."""
-    return sum((part.new_zeros(()) for part in parts), torch.zeros_like(like, memory_format=torch.contiguous_format))
+def _zeros(shape: torch.Size, *parts: Tensor) -> Tensor:
+    """Zeros to add into, which below vmap are of its batch where one of the parts is."""
+    return sum((part.new_zeros(()) for part in parts), parts[0].new_zeros(())).new_zeros(shape)
 
 
 def _add(totals: Sequence[Tensor], at: slice | tuple[slice, ...], parts: Iterable[Tensor]) -> None:
