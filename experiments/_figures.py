@@ -80,6 +80,21 @@ def seeds_plot(file: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], 
     _save(figure, file)
 
 
+def interval_plot(file: Path, panels: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
+    """Draw (estimates, half-widths of their intervals, truth) of repetitions; intervals that miss it in red."""
+    figure = Figure(figsize=(9, 2.4 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, (name, (centres, widths, truth)) in zip(rows, panels.items(), strict=True):
+        missed = (centres - truth).abs() > widths
+        for chosen, color in ((~missed, "C0"), (missed, "C3")):
+            at = chosen.nonzero().flatten()
+            axes.errorbar(at, centres[at], widths[at], fmt=".", markersize=3, linewidth=0.8, color=color)
+        axes.axhline(truth, color="0.3", linewidth=0.8)
+        axes.set_ylabel(name)
+    figure.supxlabel("repetition", fontsize="medium")
+    _save(figure, file)
+
+
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
     figure.savefig(file, dpi=150)
