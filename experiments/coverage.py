@@ -72,7 +72,7 @@ class Config:
     factors: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     """Contacts in all of the counts that are timed."""
     largest: int = 100_000_000
-    """Contacts up to which autograd is timed too: it takes 6 GB for the default."""
+    """Contacts up to which autograd is timed too; it takes 25 bytes for each."""
     quick: bool = False
     """Few repetitions and contacts, to see that everything works."""
 
@@ -104,7 +104,7 @@ def run(config: Config) -> None:
         estimates.append(estimate(contacts, counted(contacts, *truth, generator).numpy()))
     judged = judge(estimates, truth)
     costs = [costs_of(size, config, generator) for size in config.factors]
-    data = {"generator": "experiments._surveys", "peak": "VmHWM beyond what was resident before, bytes"}
+    data = {"generator": "experiments._surveys", "peak": "bytes that torch allocates beside the inputs"}
     metrics = {"coverage": judged, "costs": costs}
     seconds = time.perf_counter() - start
     write_record(config.out / "record.json", "coverage", config, [config.seed], data, metrics, seconds)
