@@ -56,7 +56,8 @@ def noisy_or_count(
     inputs is a few megabytes, forward and backward, however many factors there are.
 
     alpha, beta: α and β, numbers or tensors that broadcast to *batch.
-    I, D: (*batch, N, J), whose leading dimensions broadcast too; or, with offsets, the values of all rows, (values,).
+    I, D: (*batch, N, J), whose leading dimensions broadcast too (in place, unless over some only of several); or, with
+        offsets, the values of all rows, (values,).
     offsets: (N + 1,), integers: row i has the values from offsets[i] up to offsets[i + 1].
     groups: (G + 1,), integers, beside offsets: group g has the rows from groups[g] up to groups[g + 1], and its own
         count, α and β: *batch is (G,). Without groups all rows are one, and *batch is ().

@@ -216,6 +216,8 @@ def test_every_way_to_batch_gives_the_same() -> None:
     assert_equal([counts], [noisy_or_count(alpha, beta, I.flatten(), D.flatten(), *rows)], 1e-15)
     assert_equal([counts], [noisy_or_count(alpha, beta, I.flatten(), D.flatten(), *(row.int() for row in rows))], 1e-15)
     assert_equal([torch.func.vmap(noisy_or_count)(*inputs)], [counts], 1e-15)
+    of_each = torch.func.vmap(lambda a, I: noisy_or_count(a, 0.5, I, D[0].flatten(), rows[0][:5]))
+    assert_equal([of_each(alpha, I.flatten(1))], [noisy_or_count(alpha, 0.5, I, D[0])], 1e-15)
     ours = torch.func.jacrev(torch.func.jacrev(noisy_or_count))(*inputs)
     assert_equal([ours], [torch.func.jacrev(torch.func.jacrev(by_definition))(*inputs)])
     ours = torch.func.vmap(torch.func.grad(noisy_or_count, argnums=(0, 2)))(*inputs)
