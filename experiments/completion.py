@@ -15,17 +15,16 @@ from typing import Literal
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
 
 import icnn
 from experiments._augmentation import Augmentation
 from experiments._baselines import baseline_errors
 from experiments._completer import Completer, Plain, Unet, completion_loss, final_error
-from experiments._completion_results import COUPLED, UNCOUPLED, score
+from experiments._completion_results import COUPLED, UNCOUPLED, report, score
+from experiments._config import Common
 from experiments._pictures import DataError, Split, load_split
-from experiments._record import conducted, write_record
+from experiments._processes import launched
+from experiments._record import conducted, publish, write_record
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -42,15 +41,12 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Config(Choice):
+class Config(Choice, Common):
     """Complete the left half of a picture from its right half with a convex energy."""
 
     path: Path | None = None
     """Folder that holds olivetti.npz (else the environment variable ICNN_DATA, else a download)."""
     out: Path = Path("runs/completion")
-    """Folder of the results and checkpoints; the run that it holds is continued."""
-    seed: tuple[int, ...] = (0,)
-    """Each net is fitted once per seed."""
     validate: int | None = None
     """Hold out this fold of the training groups and score on it; the test pictures are left alone."""
     folds: int = 7
@@ -68,8 +64,11 @@ class Config(Choice):
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.coupling or self.comparator):
             raise ValueError("--no-coupling with --no-comparator leaves no net to fit")
+        if self.recipe.patience and self.data == "olivetti" and self.validate is None:
+            raise ValueError("--patience needs a validation loss: choose the fold to hold out by --validate")
 
 
 DEFAULTS = {
@@ -113,13 +112,10 @@ def run(config: Config) -> None:
     results = score(fitted, baselines, split.score.images, config.iterations)
     metrics, data = results.metrics(), _data(config, split)
     seconds += time.perf_counter() - begin
-    seconds += sum(epoch["seconds"] for runs in fitted.values() for one in runs for epoch in one.history)
-    write_record(config.out / "record.json", "completion", config, config.seed, data, metrics, seconds)
-    results.draw(config.out)
-    text = results.markdown(f"Completion of {config.data}: {data['scored_part']}, {data['scored']} pictures")
-    (config.out / "results.md").write_text(text)
-    get_console().print(Markdown(text))
-    log.info("results are in %s", config.out)
+    seconds += sum(one.seconds for runs in fitted.values() for one in runs)
+    results.draw(config.out / "completions.png")
+    curves, file = {name: runs[0].history for name, runs in fitted.items()}, config.out / "record.json"
+    publish(report, write_record(file, "completion", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
 def _split(config: Config) -> Split:
@@ -142,7 +138,7 @@ def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
     model = Completer(config.net, seen, config.iterations, coupling=name == COUPLED)
     watched = split.validation
     return fit(
-        Fabric(accelerator=config.accelerator, devices=1),
+        launched(config.accelerator),
         model,
         split.train.images,
         lambda model, images: completion_loss(model, config.augmentation(images)),
