@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 Report = Callable[[Record, Path], str]
 
-PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric")
+PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric", "optuna")
 ELSEWHERE = ("out", "path", "seeds")  # where things lie does not change what comes out; seeds are said by seed
 
 

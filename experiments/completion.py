@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
+from optuna.distributions import FloatDistribution
 
 import icnn
 from experiments._augmentation import Augmentation
@@ -25,6 +26,7 @@ from experiments._config import Common
 from experiments._pictures import DataError, Split, load_split
 from experiments._processes import launched
 from experiments._record import conducted, publish, write_record
+from experiments._search import NothingFoundError, search
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,9 @@ class Config(Choice, Common):
     """Fit the convex net; --no-coupling leaves the comparator alone in the table."""
     comparator: bool = True
     """Fit the same net without coupling, whose energy is linear in the unknown pixels."""
+    search: int = 0
+    """Trials of a search for each net's step length, weight decay and averaging, by validation loss alone; 0 for none.
+    Where no pictures are held out, the search holds out the first fold."""
     iterations: int = 5
     """Bundle iterations of each inference, in training and in the score."""
     accelerator: str = "auto"
@@ -86,6 +91,13 @@ DEFAULTS = {
 }
 
 
+SPACE = {
+    "lr": FloatDistribution(3e-4, 1e-2, log=True),
+    "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
+    "ema": FloatDistribution(0.9, 0.995),
+}
+
+
 def parse(arguments: Sequence[str] | None = None) -> Config:
     """The command line, with defaults that depend on --data and --quick."""
     choice, _ = tyro.cli(Choice, args=arguments, return_unknown_args=True, add_help=False)
@@ -97,7 +109,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; its exit status."""
-    return conducted(parse(arguments), run, DataError)
+    return conducted(parse(arguments), run, DataError, NothingFoundError)
 
 
 def run(config: Config) -> None:
@@ -107,10 +119,13 @@ def run(config: Config) -> None:
     log.info("%s: %d pictures to fit, %d to score", config.data, len(split.train), len(split.score))
     baselines = baseline_errors(split.train, split.score, config.folds)
     seconds = time.perf_counter() - begin
-    fitted = {name: [_fit(config, split, name, seed) for seed in config.seed] for name in _nets(config)}
+    tuned = {name: _tuned(config, split, name) for name in _nets(config)}
+    fitted = {name: [_fit(tuned[name], split, name, seed) for seed in config.seed] for name in tuned}
     begin = time.perf_counter()
     results = score(fitted, baselines, split.score.images, config.iterations)
     metrics, data = results.metrics(), _data(config, split)
+    if config.search:
+        data["searched"] = {name: {key: getattr(best.recipe, key) for key in SPACE} for name, best in tuned.items()}
     seconds += time.perf_counter() - begin
     seconds += sum(one.seconds for runs in fitted.values() for one in runs)
     results.draw(config.out / "completions.png")
@@ -128,6 +143,21 @@ def _split(config: Config) -> Split:
 
 def _nets(config: Config) -> list[str]:
     return [COUPLED] * config.coupling + [UNCOUPLED] * config.comparator
+
+
+def _tuned(config: Config, split: Split, name: str) -> Config:
+    """The config with what a search finds best for this net on the validation pictures, if one is asked for."""
+    if not config.search:
+        return config
+    if split.validation is None:
+        split = _split(replace(config, validate=0))
+
+    def validate(settings: dict[str, Any], folder: Path) -> float:
+        tried = replace(config, out=folder, recipe=replace(config.recipe, **settings))
+        return _fit(tried, split, name, config.seed[0]).validation
+
+    found = search(config.out / "search" / name.replace(" ", "-"), SPACE, validate, config.search)
+    return replace(config, recipe=replace(config.recipe, **found.settings))
 
 
 def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
@@ -150,7 +180,7 @@ def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
     )
 
 
-def _data(config: Config, split: Split) -> dict[str, str | int]:
+def _data(config: Config, split: Split) -> dict[str, Any]:
     part = "test" if config.validate is None else f"validation fold {config.validate} of {config.folds}"
     return {
         "name": config.data,

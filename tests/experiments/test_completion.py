@@ -116,6 +116,16 @@ def test_patience_without_a_fold_to_watch_is_refused(capsys: pytest.CaptureFixtu
     assert parse([*faces, "--validate", "0"]).recipe.patience == 3
 
 
+def test_a_search_chooses_by_the_validation_pictures_and_is_kept(tmp_path: Path) -> None:
+    assert main(["--quick", "--no-comparator", "--search", "2", "--out", str(tmp_path), *SMALL]) == 0
+    kept = json.loads((tmp_path / "search" / "ICNN" / "search.json").read_text())
+    record = json.loads((tmp_path / "record.json").read_text())
+    best = min(kept["trials"], key=lambda trial: trial["loss"])
+    assert len(kept["trials"]) == 2
+    assert record["data"]["searched"] == {"ICNN": best["settings"]}
+    assert record["curves"]["ICNN"][-1]["validation"] == pytest.approx(best["loss"], rel=1e-5)
+
+
 def test_completions_are_the_minimisers_of_each_iteration() -> None:
     model, train = small_completer()
     images = train.images[:7]
