@@ -32,6 +32,11 @@ def fit_small(out: Path, fabric: Fabric) -> None:
     torch.manual_seed(0)
     examples, model = torch.randn(16, 3).double(), Net().double()
     slopes: list[Tensor] = []
+    drawn: list[Tensor] = []
+
+    def loss(model: Net, batch: Tensor) -> Tensor:
+        drawn.append(torch.rand(()))
+        return model.loss(batch)
 
     def keep() -> None:
         used = (parameter.grad for part in (model.inner, model.outer) for parameter in part.parameters())
@@ -41,7 +46,7 @@ def fit_small(out: Path, fabric: Fabric) -> None:
         fabric,
         model,
         examples,
-        lambda model, batch: model.loss(batch),  # pyright: ignore[reportCallIssue]
+        loss,  # pyright: ignore[reportArgumentType]
         Recipe(epochs=6, batch=5, lr=0.05, ema=0.5, patience=4),
         seed=3,
         checkpoint=out / "run.ckpt",
@@ -50,7 +55,8 @@ def fit_small(out: Path, fabric: Fabric) -> None:
     )
     losses = [epoch["train"] for epoch in fitted.history]
     found = {"slopes": torch.stack(slopes), "weights": parameters_to_vector(fitted.model.parameters()).detach()}
-    torch.save({**found, "losses": torch.tensor(losses)}, out / f"seen-{fabric.global_rank}.pt")
+    found |= {"losses": torch.tensor(losses), "drawn": torch.stack(drawn)}
+    torch.save(found, out / f"seen-{fabric.global_rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,13 @@ def test_two_processes_find_the_gradients_and_weights_of_one(both: tuple[Path, P
     tolerance = 1e-6 if what == "losses" else 1e-10  # of losses, whose sum is in single precision
     assert two[what].shape == one[what].shape
     torch.testing.assert_close(two[what], one[what], rtol=0, atol=tolerance)
+
+
+def test_the_first_process_draws_as_if_alone_and_the_other_differently(both: tuple[Path, Path]) -> None:
+    alone, first, second = (torch.load(file)["drawn"] for folder in both for file in sorted(folder.glob("seen-*.pt")))
+    assert torch.equal(first, alone)
+    assert len(second) == 18, "no part of the last batch"
+    assert not torch.isin(second, alone).any()
 
 
 def test_one_process_writes_each_epoch_once(both: tuple[Path, Path]) -> None:
