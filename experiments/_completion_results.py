@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments._completer import completions, squared_errors
 from experiments._figures import loss_plot, picture_grid
 from experiments._pictures import halves, join
+from experiments._record import Record
 from experiments._table import error_table, markdown_table, paired, spread
 from experiments._training import Fitted
 
@@ -19,12 +20,11 @@ COUPLED, UNCOUPLED = "ICNN", "ICNN without coupling"
 
 @dataclass(frozen=True)
 class Results:
-    """Of each net: its fits, one per seed, and its completions (seeds, iterations, n, 1, height, width / 2).
+    """Of each net its completions (seeds, iterations, n, 1, height, width / 2).
 
     baselines: squared errors (n,) of the other methods.
     """
 
-    fitted: Mapping[str, Sequence[Fitted]]
     completed: Mapping[str, Tensor]
     baselines: Mapping[str, np.ndarray]
     images: Tensor
@@ -50,18 +50,8 @@ class Results:
             "difference_of_icnn_to": {name: paired(errors[COUPLED], found) for name, found in others.items()},
         }
 
-    def markdown(self, title: str) -> str:
-        metrics = self.metrics()
-        parts = [f"## {title}", error_table(metrics["mse"])]
-        if metrics["difference_of_icnn_to"]:
-            parts += ["The convex net minus each other method, on the same pictures:"]
-            parts += [_difference_table(metrics["difference_of_icnn_to"])]
-        parts += ["MSE after each bundle iteration:", _iteration_table(metrics["mse_after_iteration"])]
-        return "\n\n".join(parts) + "\n"
-
-    def draw(self, out: Path, shown: int = 8) -> None:
-        """Leave the loss plot and the picture grid, both of the first seed, in ``out``."""
-        loss_plot(out / "loss.png", {name: runs[0].history for name, runs in self.fitted.items()})
+    def draw(self, file: Path, shown: int = 8) -> None:
+        """Draw some completions of the first seed."""
         index = torch.linspace(0, len(self.images) - 1, shown).long()
         x, y = halves(self.images[index])
         columns = {"right half": join(x, torch.full_like(y, 0.5)), "truth": self.images[index]}
@@ -70,7 +60,7 @@ class Results:
             columns |= {f"iteration {number}": join(x, step[index]) for number, step in steps}
         if UNCOUPLED in self.completed:
             columns["no coupling"] = join(x, self.completed[UNCOUPLED][0, -1][index])
-        picture_grid(out / "completions.png", columns)
+        picture_grid(file, columns)
 
 
 def score(
@@ -83,7 +73,21 @@ def score(
     completed = {
         name: torch.stack([completions(one.model, images, iterations) for one in runs]) for name, runs in fitted.items()
     }
-    return Results(fitted, completed, baselines, images)
+    return Results(completed, baselines, images)
+
+
+def report(record: Record, folder: Path) -> str:
+    """The tables, and loss.png (of the first seed) if the record has curves. The run draws the pictures."""
+    data, metrics = record["data"], record["metrics"]
+    if "curves" in record:
+        loss_plot(folder / "loss.png", record["curves"])
+    title = f"Completion of {data['name']}: {data['scored_part']}, {data['scored']} pictures"
+    parts = [f"## {title}", error_table(metrics["mse"])]
+    if metrics["difference_of_icnn_to"]:
+        parts += ["The convex net minus each other method, on the same pictures:"]
+        parts += [_difference_table(metrics["difference_of_icnn_to"])]
+    parts += ["MSE after each bundle iteration:", _iteration_table(metrics["mse_after_iteration"])]
+    return "\n\n".join(parts)
 
 
 def _difference_table(differences: Mapping[str, Mapping[str, float]]) -> str:

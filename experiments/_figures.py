@@ -1,10 +1,11 @@
-"""Loss curves, picture grids and maps of the plane, drawn without a screen."""
+"""Loss curves, picture grids and maps of the plane, drawn without a screen; of several processes the first draws."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -95,6 +96,7 @@ def interval_plot(file: Path, panels: Mapping[str, tuple[Tensor, Tensor, float]]
     _save(figure, file)
 
 
+@rank_zero_only
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
     figure.savefig(file, dpi=150)

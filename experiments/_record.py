@@ -5,19 +5,25 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from rich import get_console
 from rich.logging import RichHandler
+from rich.markdown import Markdown
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric")
-ELSEWHERE = ("out", "path")  # where things lie does not change what comes out
+Record = dict[str, Any]
+Report = Callable[[Record, Path], str]
+
+PACKAGES = ("icnn", "torch", "numpy", "scipy", "scikit-learn", "lightning-fabric", "optuna")
+ELSEWHERE = ("out", "path", "seeds")  # where things lie does not change what comes out; seeds are said by seed
 
 
 class ChangedConfigError(Exception):
@@ -27,13 +33,14 @@ class ChangedConfigError(Exception):
 def conducted(config: Any, run: Callable[[Any], None], *refusals: type[Exception]) -> int:
     """Run an experiment in the folder config.out; the exit status of its command.
 
-    0 when done; 1 when refused, by the folder or by one of these errors; 130 when interrupted.
+    0 when done; 1 when refused, by the folder or by one of these errors; 130 when interrupted. Of several processes
+    the first one writes.
     """
     torch.set_num_threads(1)  # the nets are small: more threads would mostly wait for each other
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    start_logging()
     try:
         claim_folder(config.out, config)
-        with logged_to(config.out / "log.txt"):
+        with logged_to(config.out / "log.txt") if rank_zero_only.rank == 0 else nullcontext():
             run(config)
     except (ChangedConfigError, *refusals) as error:
         log.error("%s", error)
@@ -42,6 +49,12 @@ def conducted(config: Any, run: Callable[[Any], None], *refusals: type[Exception
         log.warning("interrupted: the same command continues after the last whole epoch")
         return 130
     return 0
+
+
+def start_logging() -> None:
+    """Show what is logged; of several processes the first one shows all, the others warnings."""
+    level = logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(show_path=False)])
 
 
 def claim_folder(out: Path, config: Any) -> None:
@@ -78,6 +91,7 @@ def settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
+@rank_zero_only
 def write_json(file: Path, content: Any) -> None:
     """Write beside, then rename, so that the file is never half written."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +101,19 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def write_record(
-    file: Path, name: str, config: Any, seed: Sequence[int], data: dict, metrics: dict, seconds: float
-) -> None:
-    """Write what one run of an experiment was, and what it found."""
+    file: Path,
+    name: str,
+    config: Any,
+    seed: Sequence[int],
+    data: dict,
+    metrics: dict,
+    seconds: float,
+    curves: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+) -> Record:
+    """Write what one run of an experiment was, and what it found; returns the record.
+
+    curves: what figures need of the epochs of each fit.
+    """
     record = {
         "name": name,
         "config": settings(config),
@@ -98,8 +122,22 @@ def write_record(
         "data": data,
         "metrics": metrics,
         "seconds": round(seconds, 1),
-    }
+    } | ({} if curves is None else {"curves": curves})
     write_json(file, record)
+    return record
+
+
+@rank_zero_only
+def publish(report: Report, record: Record, folder: Path) -> None:
+    """Leave the tables and figures of this record in the folder, and show the tables.
+
+    report: draws the figures of a record into a folder and returns its tables, as the module of every experiment has
+    it: they come from the record alone, so that it suffices to draw them anew.
+    """
+    text = report(record, folder)
+    (folder / "results.md").write_text(text + "\n")
+    get_console().print(Markdown(text))
+    log.info("results are in %s", folder)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Mean errors with their spread over pictures and seeds, as numbers and as markdown."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -33,6 +34,12 @@ def error_table(spreads: Mapping[str, Mapping]) -> str:
         for name, found in sorted(spreads.items(), key=lambda item: -item[1]["mse"])
     ]
     return markdown_table(("method", "MSE (0..255)", "± over pictures", "± over seeds"), rows)
+
+
+def mean_sd(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation over the seeds, which is left out if there is one seed."""
+    mean = f"{fmean(values):.{digits}f}"
+    return f"{mean} ± {stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

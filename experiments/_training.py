@@ -1,21 +1,19 @@
-"""One training loop for every experiment: epochs, checkpoints, resume."""
+"""One training loop for every experiment: epochs, early stopping, checkpoints, resume, one process or several."""
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
+
+from experiments._job import Job, Recipe
+from experiments._processes import draw_apart, share, summed
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +21,21 @@ Loss = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to fit."""
-
-    epochs: int
-    batch: int
-    lr: float = 1e-3
-    """Adam's step length, at its highest."""
-    weight_decay: float = 0.0
-    """Decoupled, as in AdamW."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """What the step length does after the warm-up."""
-    warmup: int = 0
-    """Steps in which the step length grows from zero, by a factor on the schedule."""
-    ema: float = 0.0
-    """Decay per step, at its highest, of the average of the weights, which is the net that counts; 0 for none."""
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """The net that counts, and per epoch its losses and seconds."""
+    """The net that counts, per epoch its losses and seconds, and the epoch (from 0) that the net is of."""
 
     model: nn.Module
     history: list[dict[str, float]]
+    epoch: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(epoch["seconds"] for epoch in self.history)
+
+    @property
+    def validation(self) -> float:
+        """The validation loss of the net that counts."""
+        return self.history[self.epoch]["validation"]
 
 
 def fit(
@@ -65,95 +55,50 @@ def fit(
 
     After each epoch everything is written to ``checkpoint``, at once or not at all; where that file exists,
     fitting continues from it. Torch's generator is seeded anew from (seed, epoch), so that its state need not
-    be written: a continued run ends with the very weights of an uninterrupted one.
+    be written: a continued run ends with the very weights of an uninterrupted one. The losses stand beside the
+    checkpoint as CSV.
+
+    Several processes share each batch and take the same steps as one would, up to rounding and to what the loss
+    draws; that holds for a loss that is a mean over its batch, and models that start with the same weights.
 
     Args:
+        fabric: from experiments._processes.launched.
         after_step: called after each step, to bring the weights back where they must be.
-        validate: the loss to watch, of the net that counts.
+        validate: the loss to watch, of the net that counts; called on the first process.
         level: at which each epoch is logged.
+
+    Raises:
+        ValueError: the recipe has patience, and there is nothing to validate by.
     """
-    job = _Job(fabric, model, recipe, steps=recipe.epochs * math.ceil(len(examples) / recipe.batch))
+    if recipe.patience and validate is None:
+        raise ValueError(f"patience is {recipe.patience}: expected 0, since there is no validation loss to watch")
+    job = Job(fabric, model, recipe, steps=recipe.epochs * math.ceil(len(examples) / recipe.batch))
     job.resume(checkpoint)
     examples = fabric.to_device(examples)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not fabric.is_global_zero) as progress:
         bar = progress.add_task(checkpoint.stem, total=recipe.epochs, completed=len(job.history))
-        for epoch in range(len(job.history), recipe.epochs):
-            begin = time.perf_counter()
+        while not job.done:
+            begin, epoch = time.perf_counter(), len(job.history)
             torch.manual_seed(1_000_003 * seed + epoch)
-            losses = {"train": _epoch(job, examples, loss, recipe.batch, after_step)}
+            losses = {"train": _epoch(job, examples, loss, after_step)}
             if validate is not None:
-                losses["validation"] = validate(job.averaged)
-            job.history.append({**losses, "seconds": time.perf_counter() - begin})
-            job.save(checkpoint)
+                losses["validation"] = fabric.broadcast(validate(job.averaged) if fabric.is_global_zero else 0.0)
+            job.close({**losses, "seconds": time.perf_counter() - begin}, checkpoint)
             progress.update(bar, advance=1)
             words = ", ".join(f"{name} {value:.5g}" for name, value in losses.items())
             log.log(level, "%s, epoch %d of %d: %s", checkpoint.stem, epoch + 1, recipe.epochs, words)
-    return Fitted(job.averaged, job.history)
+    return Fitted(job.net(), job.history, job.chosen)
 
 
-def _epoch(job: "_Job", examples: Tensor, loss: Loss, batch: int, after_step: Callable[[], object]) -> float:
+def _epoch(job: Job, examples: Tensor, loss: Loss, after_step: Callable[[], object]) -> float:
     """One pass over the examples in random order; returns their mean loss on the way."""
     order = torch.randperm(len(examples)).to(examples.device)
+    draw_apart(job.fabric)
     total = torch.zeros((), device=examples.device)
-    for index in order.split(batch):
-        value = loss(job.model, examples[index])
+    for index in order.split(job.recipe.batch):
+        part = share(job.fabric, index)
+        value = loss(job.model, examples[part]) * (len(part) / len(index)) if len(part) else None
         job.step(value, after_step)
-        total += value.detach() * len(index)
-    return total.item() / len(examples)
-
-
-class _Job:
-    """Everything that changes while fitting, which is what a checkpoint holds."""
-
-    def __init__(self, fabric: Fabric, model: nn.Module, recipe: Recipe, steps: int) -> None:
-        adam = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.fabric, self.bare = fabric, model
-        self.model, self.optimizer = fabric.setup(model, adam)
-        self.averaged = AveragedModel(model, avg_fn=partial(_average, recipe.ema)) if recipe.ema else model
-        self.scheduler = LambdaLR(adam, lambda step: _factor(recipe, step, steps))
-        self.history: list[dict[str, float]] = []
-
-    def step(self, value: Tensor, after_step: Callable[[], object]) -> None:
-        """Go down the gradient of this loss."""
-        self.optimizer.zero_grad()
-        self.fabric.backward(value)
-        self.optimizer.step()
-        after_step()
-        self.scheduler.step()
-        if isinstance(self.averaged, AveragedModel):
-            self.averaged.update_parameters(self.bare)
-
-    def save(self, checkpoint: Path) -> None:
-        """Write beside the old checkpoint, then rename: an interrupt leaves the old one or the new one."""
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        beside = checkpoint.with_suffix(".new")
-        self.fabric.save(beside, self._state())
-        os.replace(beside, checkpoint)
-
-    def resume(self, checkpoint: Path) -> None:
-        """Continue from the checkpoint if there is one."""
-        if checkpoint.exists():
-            state = self._state()
-            self.fabric.load(checkpoint, state)
-            self.history = state["history"]
-            log.info("%s: continuing after epoch %d", checkpoint.stem, len(self.history))
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "averaged": self.averaged,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "history": self.history,
-        }
-
-
-def _average(ema: float, average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-    """The next average: of few weights while there are few, so that it soon forgets the start."""
-    return average.lerp(new, 1 - min(ema, (int(count) + 1) / (int(count) + 10)))
-
-
-def _factor(recipe: Recipe, step: int, steps: int) -> float:
-    """The step length at this step, relative to its highest."""
-    warm = min(1.0, (step + 1) / (recipe.warmup + 1))
-    return warm if recipe.schedule == "constant" else warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if value is not None:
+            total += value.detach() * len(index)
+    return summed(job.fabric, total).item() / len(examples)

@@ -11,21 +11,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
+from optuna.distributions import FloatDistribution
 
 import icnn
 from experiments._augmentation import Augmentation
 from experiments._baselines import baseline_errors
 from experiments._completer import Completer, Plain, Unet, completion_loss, final_error
-from experiments._completion_results import COUPLED, UNCOUPLED, score
+from experiments._completion_results import COUPLED, UNCOUPLED, report, score
+from experiments._config import Common
 from experiments._pictures import DataError, Split, load_split
-from experiments._record import conducted, write_record
+from experiments._processes import launched
+from experiments._record import conducted, publish, write_record
+from experiments._search import NothingFoundError, search
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -42,15 +43,12 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Config(Choice):
+class Config(Choice, Common):
     """Complete the left half of a picture from its right half with a convex energy."""
 
     path: Path | None = None
     """Folder that holds olivetti.npz (else the environment variable ICNN_DATA, else a download)."""
     out: Path = Path("runs/completion")
-    """Folder of the results and checkpoints; the run that it holds is continued."""
-    seed: tuple[int, ...] = (0,)
-    """Each net is fitted once per seed."""
     validate: int | None = None
     """Hold out this fold of the training groups and score on it; the test pictures are left alone."""
     folds: int = 7
@@ -59,6 +57,9 @@ class Config(Choice):
     """Fit the convex net; --no-coupling leaves the comparator alone in the table."""
     comparator: bool = True
     """Fit the same net without coupling, whose energy is linear in the unknown pixels."""
+    search: int = 0
+    """Trials of a search for each net's step length, weight decay and averaging, by validation loss alone; 0 for none.
+    Where no pictures are held out, the search holds out the first fold."""
     iterations: int = 5
     """Bundle iterations of each inference, in training and in the score."""
     accelerator: str = "auto"
@@ -68,8 +69,11 @@ class Config(Choice):
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.coupling or self.comparator):
             raise ValueError("--no-coupling with --no-comparator leaves no net to fit")
+        if self.recipe.patience and self.data == "olivetti" and self.validate is None:
+            raise ValueError("--patience needs a validation loss: choose the fold to hold out by --validate")
 
 
 DEFAULTS = {
@@ -87,6 +91,13 @@ DEFAULTS = {
 }
 
 
+SPACE = {
+    "lr": FloatDistribution(3e-4, 1e-2, log=True),
+    "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
+    "ema": FloatDistribution(0.9, 0.995),
+}
+
+
 def parse(arguments: Sequence[str] | None = None) -> Config:
     """The command line, with defaults that depend on --data and --quick."""
     choice, _ = tyro.cli(Choice, args=arguments, return_unknown_args=True, add_help=False)
@@ -98,7 +109,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; its exit status."""
-    return conducted(parse(arguments), run, DataError)
+    return conducted(parse(arguments), run, DataError, NothingFoundError)
 
 
 def run(config: Config) -> None:
@@ -108,18 +119,18 @@ def run(config: Config) -> None:
     log.info("%s: %d pictures to fit, %d to score", config.data, len(split.train), len(split.score))
     baselines = baseline_errors(split.train, split.score, config.folds)
     seconds = time.perf_counter() - begin
-    fitted = {name: [_fit(config, split, name, seed) for seed in config.seed] for name in _nets(config)}
+    tuned = {name: _tuned(config, split, name) for name in _nets(config)}
+    fitted = {name: [_fit(tuned[name], split, name, seed) for seed in config.seed] for name in tuned}
     begin = time.perf_counter()
     results = score(fitted, baselines, split.score.images, config.iterations)
     metrics, data = results.metrics(), _data(config, split)
+    if config.search:
+        data["searched"] = {name: {key: getattr(best.recipe, key) for key in SPACE} for name, best in tuned.items()}
     seconds += time.perf_counter() - begin
-    seconds += sum(epoch["seconds"] for runs in fitted.values() for one in runs for epoch in one.history)
-    write_record(config.out / "record.json", "completion", config, config.seed, data, metrics, seconds)
-    results.draw(config.out)
-    text = results.markdown(f"Completion of {config.data}: {data['scored_part']}, {data['scored']} pictures")
-    (config.out / "results.md").write_text(text)
-    get_console().print(Markdown(text))
-    log.info("results are in %s", config.out)
+    seconds += sum(one.seconds for runs in fitted.values() for one in runs)
+    results.draw(config.out / "completions.png")
+    curves, file = {name: runs[0].history for name, runs in fitted.items()}, config.out / "record.json"
+    publish(report, write_record(file, "completion", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
 def _split(config: Config) -> Split:
@@ -134,6 +145,21 @@ def _nets(config: Config) -> list[str]:
     return [COUPLED] * config.coupling + [UNCOUPLED] * config.comparator
 
 
+def _tuned(config: Config, split: Split, name: str) -> Config:
+    """The config with what a search finds best for this net on the validation pictures, if one is asked for."""
+    if not config.search:
+        return config
+    if split.validation is None:
+        split = _split(replace(config, validate=0))
+
+    def validate(settings: dict[str, Any], folder: Path) -> float:
+        tried = replace(config, out=folder, recipe=replace(config.recipe, **settings))
+        return _fit(tried, split, name, config.seed[0]).validation
+
+    found = search(config.out / "search" / name.replace(" ", "-"), SPACE, validate, config.search)
+    return replace(config, recipe=replace(config.recipe, **found.settings))
+
+
 def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
     torch.manual_seed(seed)
     seen = split.train.images
@@ -142,7 +168,7 @@ def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
     model = Completer(config.net, seen, config.iterations, coupling=name == COUPLED)
     watched = split.validation
     return fit(
-        Fabric(accelerator=config.accelerator, devices=1),
+        launched(config.accelerator),
         model,
         split.train.images,
         lambda model, images: completion_loss(model, config.augmentation(images)),
@@ -154,7 +180,7 @@ def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
     )
 
 
-def _data(config: Config, split: Split) -> dict[str, str | int]:
+def _data(config: Config, split: Split) -> dict[str, Any]:
     part = "test" if config.validate is None else f"validation fold {config.validate} of {config.folds}"
     return {
         "name": config.data,

@@ -21,24 +21,23 @@ end.
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
 from torch import Tensor, nn
 
+from experiments._config import Common
 from experiments._decision_tasks import FEATURES, Data, Task, draw, knapsack, shortest_path
 from experiments._figures import seeds_plot
-from experiments._record import conducted, write_record
-from experiments._table import markdown_table
-from experiments._training import Recipe, fit
+from experiments._processes import launched
+from experiments._record import Record, conducted, publish, write_record
+from experiments._table import markdown_table, mean_sd
+from experiments._training import Fitted, Recipe, fit
 from icnn.losses import LinearDecision, PerturbedDecision, SPOPlus, log_barrier, perturbed, regret, ridge
 
 log = logging.getLogger(__name__)
@@ -80,11 +79,10 @@ METHODS: dict[str, tuple[Loss, tuple[float, ...]]] = {  # with the rho, mu or si
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Learn to predict the costs of linear programs, for the decisions that follow."""
 
     out: Path = Path("runs/decisions")
-    """Folder of the results and checkpoints; the run that it holds is continued."""
     seed: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Data and training are drawn once per seed; the first one also chooses the settings."""
     degree: tuple[int, ...] = (1, 4)
@@ -111,36 +109,12 @@ class Config:
     """Small programs and few of them, to see that everything works."""
 
 
-class Predictor(nn.Module):
-    """ĉ = W x + w; keeps, beside what is being trained, the weights that did best."""
-
-    least: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.linear = nn.Linear(FEATURES, len(mean), dtype=mean.dtype)
-        nn.init.zeros_(self.linear.weight)
-        self.linear.bias.data = mean.clone()
-        self.register_buffer("least", torch.tensor(torch.inf, dtype=mean.dtype))
-        self.register_buffer("weight", self.linear.weight.detach().clone())
-        self.register_buffer("bias", mean.clone())
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features)
-
-    def keep(self, score: float) -> None:
-        """Keep the present weights if their score is the least so far."""
-        if score < self.least:
-            self.least.fill_(score)
-            self.weight.copy_(self.linear.weight)
-            self.bias.copy_(self.linear.bias)
-
-    @torch.no_grad()
-    def best(self, features: Tensor) -> Tensor:
-        """The prediction by the weights that were kept."""
-        return nn.functional.linear(features, self.weight, self.bias)
+def predictor(mean: Tensor) -> nn.Linear:
+    """ĉ = W x + w, from the start W = 0, w the mean costs."""
+    linear = nn.Linear(FEATURES, len(mean), dtype=mean.dtype)
+    nn.init.zeros_(linear.weight)
+    linear.bias.data = mean.clone()
+    return linear
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,15 +132,10 @@ def run(config: Config) -> None:
     metrics = {
         f"{task.name}, degree {degree}": _judge(config, task, degree) for task in tasks for degree in config.degree
     }
-    scores = {name: {method: found["regret"] for method, found in of.items()} for name, of in metrics.items()}
     data = {"features": FEATURES, "samples": SAMPLES, "regret": "sum of regrets / sum of |optimal values|, test"}
     seconds = sum(found["spent"] for of in metrics.values() for found in of.values())
-    write_record(config.out / "record.json", "decisions", config, config.seed, data, metrics, seconds)
-    seeds_plot(config.out / "regret.png", scores, "normalised regret, percent")
-    text = table(scores)
-    (config.out / "results.md").write_text(text + "\n")
-    get_console().print(Markdown(text))
-    log.info("results are in %s; %.0f s of training", config.out, seconds)
+    record = write_record(config.out / "record.json", "decisions", config, config.seed, data, metrics, seconds)
+    publish(report, record, config.out)
 
 
 def _judge(config: Config, task: Task, degree: int) -> dict[str, dict]:
@@ -179,27 +148,16 @@ def _judge(config: Config, task: Task, degree: int) -> dict[str, dict]:
     for method, (_, strengths) in METHODS.items():
         job = _Job(config, task, degree, method)
         trials = {at: job.learn(drawn[0], config.seed[0], *at) for at in itertools.product(config.lr, strengths)}
-        chosen = min(trials, key=lambda at: float(trials[at].model.least))
+        chosen = min(trials, key=lambda at: trials[at].validation)
         others = [job.learn(data, seed, *chosen) for data, seed in zip(drawn[1:], config.seed[1:], strict=True)]
         learned = [trials[chosen], *others]
-        regrets = [
-            normalised(task, one.model.best(data[2].features), data[2])
-            for one, data in zip(learned, drawn, strict=True)
-        ]
+        regrets = [_score(task, one.model, data[2]) for one, data in zip(learned, drawn, strict=True)]
         seconds = [one.seconds for one in learned]
         spent = sum(one.seconds for one in (*trials.values(), *others))
         lr, strength = chosen
         found[method] = {"lr": lr, "strength": strength, "regret": regrets, "seconds": seconds, "spent": spent}
         log.info("%s, degree %d, %s: %.2f %% by %s", task.name, degree, method, fmean(regrets), chosen)
     return found
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """A predictor with its best epoch kept, and the seconds of its training."""
-
-    model: Predictor
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -211,7 +169,7 @@ class _Job:
     degree: int
     method: str
 
-    def learn(self, data: Sequence[Data], seed: int, lr: float, strength: float) -> _Learned:
+    def learn(self, data: Sequence[Data], seed: int, lr: float, strength: float) -> Fitted:
         """Fit, keeping the epoch of least validation regret."""
         train, validation = data[:2]
         sizes = [part.shape[-1] for part in (train.features, train.costs, train.best)]
@@ -221,26 +179,24 @@ class _Job:
             features, true, best = batch.split(sizes, -1)
             return of(decision, model(features), true, best, strength).mean()
 
-        def validate(model: nn.Module) -> float:
-            with torch.no_grad():
-                score = normalised(self.task, model(validation.features), validation)
-            model.keep(score)  # pyright: ignore[reportCallIssue]
-            return score
-
         name = f"{self.task.name}-{self.degree}-{self.method}-lr{lr}-strength{strength}-seed{seed}".replace(" ", "-")
-        model = Predictor(train.costs.mean(0))
-        fitted = fit(
-            Fabric(accelerator="cpu", devices=1),
-            model,
+        epochs = self.config.epochs
+        return fit(
+            launched(),
+            predictor(train.costs.mean(0)),
             torch.cat((train.features, train.costs, train.best), -1),
             loss,
-            Recipe(self.config.epochs, self.config.batch, lr),
+            Recipe(epochs, self.config.batch, lr, patience=epochs),
             seed=seed,
             checkpoint=self.config.out / "checkpoints" / f"{name}.ckpt",
-            validate=validate,
+            validate=lambda model: _score(self.task, model, validation),
             level=logging.DEBUG,
         )
-        return _Learned(model, sum(epoch["seconds"] for epoch in fitted.history))
+
+
+@torch.no_grad()
+def _score(task: Task, model: nn.Module, data: Data) -> float:
+    return normalised(task, model(data.features), data)
 
 
 def normalised(task: Task, predicted: Tensor, data: Data) -> float:
@@ -249,14 +205,13 @@ def normalised(task: Task, predicted: Tensor, data: Data) -> float:
     return 100 * (excess / (data.costs * data.best).sum().abs()).item()
 
 
-def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """One row for each method: mean and standard deviation over the seeds."""
-    rows = [(method, *(_spread(of[method]) for of in scores.values())) for method in (*METHODS, KNOWN)]
+def report(record: Record, folder: Path) -> str:
+    """One row for each method: mean and standard deviation over the seeds; and regret.png."""
+    metrics = record["metrics"]
+    scores = {name: {method: found["regret"] for method, found in of.items()} for name, of in metrics.items()}
+    seeds_plot(folder / "regret.png", scores, "normalised regret, percent")
+    rows = [(method, *(mean_sd(of[method], 2) for of in scores.values())) for method in (*METHODS, KNOWN)]
     return f"Normalised test regret, percent\n\n{markdown_table(('method', *scores), rows)}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 if __name__ == "__main__":

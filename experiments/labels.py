@@ -16,7 +16,7 @@ through the cuts of the bundle, and the squared error of unrolled projected grad
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -24,16 +24,15 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
 from torch import Tensor, nn
 
 import icnn
+from experiments._config import Common
 from experiments._figures import time_plot
 from experiments._groups import FEATURES, LABELS, Groups
-from experiments._record import conducted, write_record
-from experiments._table import markdown_table
+from experiments._processes import launched
+from experiments._record import Record, conducted, publish, write_record
+from experiments._table import markdown_table, mean_sd
 from experiments._training import Fitted, Recipe, fit
 from icnn import losses
 
@@ -45,11 +44,10 @@ ENERGIES = {"linear in y": False, "PICNN": True}  # whether there is a hidden pa
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Learn labels with budgets by four losses."""
 
     out: Path = Path("runs/labels")
-    """Folder of the results and checkpoints; the run that it holds is continued."""
     seed: tuple[int, ...] = (0, 1, 2)
     """Seeds of samples and weights; the step length is chosen with the first."""
     samples: int = 3_000
@@ -104,14 +102,6 @@ class Run(NamedTuple):
     rate: float
     fitted: Fitted
 
-    @property
-    def validation(self) -> float:
-        return self.fitted.history[-1]["validation"]
-
-    @property
-    def seconds(self) -> float:
-        return sum(epoch["seconds"] for epoch in self.fitted.history)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; its exit status."""
@@ -130,19 +120,15 @@ def run(config: Config) -> None:
     curves = {f"{name}, {energy}": found[0].fitted.history for (name, energy), found in runs.items()}
     seconds = sum(sum(found["seconds"]) for found in metrics.values())
     data = {"samples": config.samples, "validation": VALIDATION, "test": TEST, "seed of the scores": TRUTH_SEED}
-    write_record(config.out / "record.json", "labels", config, config.seed, data, metrics, seconds)
-    time_plot(config.out / "accuracy.png", curves)
-    text = table(metrics)
-    (config.out / "results.md").write_text(text + "\n")
-    get_console().print(Markdown(text))
-    log.info("results are in %s", config.out)
+    file = config.out / "record.json"
+    publish(report, write_record(file, "labels", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
 def _learn(config: Config, groups: Groups, name: str, energy: str) -> list[Run]:
     """One run per seed, with the step length that was best for the first."""
     first, *others = config.seed
     tried = [Run(rate, _fit(config, groups, name, energy, first, rate)) for rate in config.rates]
-    best = min(tried, key=lambda run: run.validation)
+    best = min(tried, key=lambda run: run.fitted.validation)
     rate = best.rate
     return [best, *(Run(rate, _fit(config, groups, name, energy, seed, rate)) for seed in others)]
 
@@ -153,7 +139,7 @@ def _fit(config: Config, groups: Groups, name: str, energy: str, seed: int, rate
     model = Labeller(LEARNERS[name], config.hidden, ENERGIES[energy])
     file = f"{name} {energy} seed{seed} {rate:g}".replace(",", "").replace(" ", "-").lower()
     return fit(
-        Fabric(accelerator="cpu", devices=1),
+        launched(),
         model,
         torch.cat(groups.sample(config.samples, seed), -1),
         lambda model, batch: model.loss(*batch.split((FEATURES, LABELS), -1)),  # pyright: ignore[reportCallIssue]
@@ -176,20 +162,22 @@ def _score(groups: Groups, runs: Sequence[Run]) -> dict[str, list[float]]:
     return {
         "exact match": [100 * _exact(labels, y) for labels in predicted],
         "F1": [100 * losses.soft_f1(labels, y).mean().item() for labels in predicted],
-        "seconds": [run.seconds for run in runs],
+        "seconds": [run.fitted.seconds for run in runs],
         "step length": [runs[0].rate],
     }
 
 
-def table(metrics: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """One row for each loss and energy: means over the seeds, and the worst."""
+def report(record: Record, folder: Path) -> str:
+    """One row for each loss and energy, over the seeds; and accuracy.png if the record has curves."""
+    if "curves" in record:
+        time_plot(folder / "accuracy.png", record["curves"])
     head = ("loss, energy", "exact match", "worst seed", "F1", "seconds", "step length")
     rows = []
-    for name, found in metrics.items():
+    for name, found in record["metrics"].items():
         exact, rate = found["exact match"], found["step length"][0]
-        numbers = (fmean(exact), min(exact), fmean(found["F1"]))
-        rows.append((name, *(f"{value:.1f}" for value in numbers), f"{fmean(found['seconds']):.1f}", f"{rate:g}"))
-    return f"Percent at {TEST} fresh points\n\n{markdown_table(head, rows)}"
+        scores = (mean_sd(exact, 1), f"{min(exact):.1f}", mean_sd(found["F1"], 1))
+        rows.append((name, *scores, f"{fmean(found['seconds']):.1f}", f"{rate:g}"))
+    return f"Percent at {record['data']['test']} fresh points\n\n{markdown_table(head, rows)}"
 
 
 if __name__ == "__main__":

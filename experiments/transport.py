@@ -13,23 +13,21 @@ truth that f never sees.
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
 from torch import Generator, Tensor, nn
 
 import icnn
+from experiments._config import Common
 from experiments._figures import flow_plot
 from experiments._measures import Pair, best_linear, gaussians, mixture, moment_map, unexplained
-from experiments._record import conducted, write_record
-from experiments._table import markdown_table
+from experiments._processes import launched
+from experiments._record import Record, conducted, publish, write_record
+from experiments._table import markdown_table, mean_sd
 from experiments._training import Recipe, fit
 from icnn.transforms import conjugate
 
@@ -41,13 +39,10 @@ ACCURACY = 1e-3  # of the maximisers
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Learn optimal transport maps between known distributions."""
 
     out: Path = Path("runs/transport")
-    """Folder of the results and checkpoints; the run that it holds is continued."""
-    seed: tuple[int, ...] = (0,)
-    """Each map is learned once per seed."""
     gaussians: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     """Dimensions of the pairs of Gaussians."""
     mixtures: tuple[int, ...] = (2, 8, 32)
@@ -63,6 +58,11 @@ class Config:
     )
     quick: bool = False
     """Two dimensions and few steps, to see that everything works."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recipe.patience:
+            raise ValueError("--patience: there is no validation loss here; expected 0")
 
 
 class Scale:
@@ -131,11 +131,8 @@ def run(config: Config) -> None:
     metrics = {f"{task.name} {task.d}": _judge(config, task) for task in tasks}
     seconds = sum(sum(found["seconds"]) for found in metrics.values())
     data = {"samples": config.samples, "scored": TEST, "seed of the distributions": f"{TRUTH_SEED} + d"}
-    write_record(config.out / "record.json", "transport", config, config.seed, data, metrics, seconds)
-    text = table(metrics)
-    (config.out / "results.md").write_text(text + "\n")
-    get_console().print(Markdown(text))
-    log.info("results are in %s", config.out)
+    record = write_record(config.out / "record.json", "transport", config, config.seed, data, metrics, seconds)
+    publish(report, record, config.out)
 
 
 def _judge(config: Config, task: Task) -> dict[str, list[float]]:
@@ -164,7 +161,7 @@ def _learn(config: Config, task: Task, seed: int) -> tuple[Callable[[Tensor], Te
     torch.manual_seed(seed)
     model = Transporter(task.d, config.hidden, config.iterations)
     fitted = fit(
-        Fabric(accelerator="cpu", devices=1),
+        launched(),
         model,
         torch.stack((of_x(x), of_y(y)), 1),
         lambda model, points: model.loss(points),  # pyright: ignore[reportCallIssue]
@@ -172,18 +169,17 @@ def _learn(config: Config, task: Task, seed: int) -> tuple[Callable[[Tensor], Te
         seed=seed,
         checkpoint=config.out / "checkpoints" / f"{task.name.lower()}-{task.d}-seed{seed}.ckpt",
     )
-    seconds = sum(epoch["seconds"] for epoch in fitted.history)
-    return (lambda points: of_y.back(model(of_x(points)))), seconds
+    return (lambda points: of_y.back(model(of_x(points)))), fitted.seconds
 
 
-def table(metrics: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """One row for each pair: the worst seed of ours, and the affine maps."""
+def report(record: Record, folder: Path) -> str:
+    """One row for each pair: ours, with its worst seed, and the affine maps. The pictures are drawn by the run."""
     head = ("pair", "d", "∇f, worst seed", "∇f, mean", "best affine map", "affine map by moments", "seconds")
     rows = []
-    for name, found in metrics.items():
+    for name, found in record["metrics"].items():
         uvp = found["icnn"]
-        numbers = (max(uvp), fmean(uvp), *found["best affine"], fmean(found["affine by moments"]))
-        rows.append((*name.split(), *(f"{value:.2f}" for value in numbers), f"{max(found['seconds']):.0f}"))
+        scores = [[max(uvp)], uvp, found["best affine"], found["affine by moments"]]
+        rows.append((*name.split(), *(mean_sd(values, 2) for values in scores), f"{max(found['seconds']):.0f}"))
     return f"L2 unexplained variance, percent\n\n{markdown_table(head, rows)}"
 
 

@@ -34,7 +34,7 @@ def small_completer(coupling: bool = True) -> tuple[Completer, Pictures]:
 
 def test_the_record_has_the_promised_keys_and_every_method(finished: Path) -> None:
     record = json.loads((finished / "record.json").read_text())
-    assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds"]
+    assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds", "curves"]
     assert record["seed"] == [0, 1]
     assert record["data"] == {
         "name": "digits",
@@ -106,6 +106,24 @@ def test_a_run_without_any_net_is_refused(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         parse(["--no-coupling", "--no-comparator"])
     assert "no net to fit" in "".join(capsys.readouterr())
+
+
+def test_patience_without_a_fold_to_watch_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    faces = ["--data", "olivetti", "--patience", "3"]
+    with pytest.raises(SystemExit):
+        parse(faces)
+    assert "--validate" in "".join(capsys.readouterr())
+    assert parse([*faces, "--validate", "0"]).recipe.patience == 3
+
+
+def test_a_search_chooses_by_the_validation_pictures_and_is_kept(tmp_path: Path) -> None:
+    assert main(["--quick", "--no-comparator", "--search", "2", "--out", str(tmp_path), *SMALL]) == 0
+    kept = json.loads((tmp_path / "search" / "ICNN" / "search.json").read_text())
+    record = json.loads((tmp_path / "record.json").read_text())
+    best = min(kept["trials"], key=lambda trial: trial["loss"])
+    assert len(kept["trials"]) == 2
+    assert record["data"]["searched"] == {"ICNN": best["settings"]}
+    assert record["curves"]["ICNN"][-1]["validation"] == pytest.approx(best["loss"], rel=1e-5)
 
 
 def test_completions_are_the_minimisers_of_each_iteration() -> None:

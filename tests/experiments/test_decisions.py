@@ -1,4 +1,4 @@
-"""The tasks are what they say, predictors keep their best epoch, and a short run leaves its record and continues."""
+"""The tasks are what they say, every loss leads to decisions, and a short run leaves its record and continues."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog
 
 from experiments._decision_tasks import FEATURES, Task, draw, knapsack, shortest_path
-from experiments.decisions import KNOWN, METHODS, Predictor, main, normalised, table
+from experiments.decisions import KNOWN, METHODS, main, normalised, predictor, report
 
 TASKS = {"path": shortest_path(4), "knapsack": knapsack(8, seed=0)}
 every = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -53,23 +53,11 @@ def test_the_score_is_zero_for_the_truth_alone(task: Task) -> None:
     assert normalised(task, data.costs.mean(0).expand_as(data.costs), data) > 1
 
 
-def test_a_predictor_keeps_its_best_weights() -> None:
-    model, x = Predictor(torch.ones(3).double()), torch.randn(4, FEATURES).double()
-    model.keep(2.0)
-    with torch.no_grad():
-        model.linear.weight.fill_(1.0)
-    torch.testing.assert_close(model.best(x), torch.ones(4, 3).double())
-    model.keep(3.0)
-    torch.testing.assert_close(model.best(x), torch.ones(4, 3).double())
-    model.keep(1.0)
-    torch.testing.assert_close(model.best(x), model(x).detach())
-
-
 @every
 @pytest.mark.parametrize("method", METHODS)
 def test_every_loss_leads_from_the_mean_towards_the_decisions(task: Task, method: str) -> None:
     (data,) = draw(task, 1, 0.0, (40,), seed=0)
-    model = Predictor(data.costs.mean(0))
+    model = predictor(data.costs.mean(0))
     adam = torch.optim.Adam(model.parameters(), lr=0.1)
     loss, strengths = METHODS[method]
     before = normalised(task, model(data.features).detach(), data)
@@ -80,8 +68,9 @@ def test_every_loss_leads_from_the_mean_towards_the_decisions(task: Task, method
     assert normalised(task, model(data.features).detach(), data) < 0.8 * before
 
 
-def test_the_table() -> None:
-    text = table({"path": {method: [1.0, 2.0] for method in (*METHODS, KNOWN)}})
+def test_the_table(tmp_path: Path) -> None:
+    metrics = {"path": {method: {"regret": [1.0, 2.0]} for method in (*METHODS, KNOWN)}}
+    text = report({"metrics": metrics}, tmp_path)
     assert "| SPO+ | 1.50 ± 0.71 |" in text
 
 

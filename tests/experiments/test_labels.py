@@ -49,7 +49,8 @@ def test_a_short_run_leaves_its_record(tmp_path: Path) -> None:
     small = ["--quick", "--out", str(tmp_path)]
     assert main(small) == 0
     record = json.loads((tmp_path / "record.json").read_text())
-    assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds"]
+    assert list(record) == ["name", "config", "seed", "versions", "data", "metrics", "seconds", "curves"]
+    assert record["curves"].keys() == record["metrics"].keys()
     assert len(record["metrics"]) == 2 * len(LEARNERS)
     for name, found in record["metrics"].items():
         assert 0 <= found["exact match"][0] <= 100, name

@@ -1,10 +1,13 @@
-from collections.abc import Callable
+import csv
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from experiments._training import Fitted, Recipe, fit
 
@@ -107,3 +110,67 @@ def test_after_step_is_called_after_every_step(tmp_path: Path) -> None:
     calls: list[int] = []
     train(tmp_path / "run.ckpt", after_step=lambda: calls.append(1))
     assert len(calls) == 12
+
+
+def scored(scores: Sequence[float], seen: list[Tensor]) -> Callable[[nn.Module], float]:
+    """A validation loss that is given, with the weights that it is asked for."""
+    left = iter(scores)
+
+    def validate(model: nn.Module) -> float:
+        seen.append(parameters_to_vector(model.parameters()).detach())
+        return next(left)
+
+    return validate
+
+
+def patient(ema: float) -> Recipe:
+    return Recipe(epochs=9, batch=4, lr=0.05, ema=ema, patience=2)
+
+
+SCORES = [3.0, math.nan, 1.0, 2.0, 1.0]  # then patience is over, with four epochs left
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_fitting_stops_when_patience_is_over_and_the_best_net_counts(tmp_path: Path, ema: float) -> None:
+    seen: list[Tensor] = []
+    fitted = train(tmp_path / "run.ckpt", recipe=patient(ema), validate=scored(SCORES, seen))
+    assert len(fitted.history) == len(seen) == 5
+    assert fitted.epoch == 2
+    assert fitted.validation == 1
+    assert torch.equal(parameters_to_vector(fitted.model.parameters()), seen[2])
+    assert not torch.equal(seen[4], seen[2])
+    again = train(tmp_path / "run.ckpt", interrupted_after(0), patient(ema), validate=scored([], []))
+    assert_same_weights(again.model, fitted.model)
+
+
+@pytest.mark.parametrize("done", [1, 3, 4])
+def test_a_resumed_run_remembers_its_best_net_and_its_patience(tmp_path: Path, done: int) -> None:
+    whole = train(tmp_path / "whole.ckpt", recipe=patient(0.9), validate=scored(SCORES, []))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts.ckpt", interrupted_after(3 * done), patient(0.9), validate=scored(SCORES, []))
+    resumed = train(tmp_path / "parts.ckpt", recipe=patient(0.9), validate=scored(SCORES[done:], []))
+    assert_same_weights(resumed.model, whole.model)
+    assert resumed.epoch == whole.epoch
+    assert len(resumed.history) == 5
+
+
+def test_without_patience_the_last_net_counts(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    fitted = train(tmp_path / "run.ckpt", validate=scored([1.0, 2.0, 3.0, 4.0], seen))
+    assert torch.equal(parameters_to_vector(fitted.model.parameters()), seen[3])
+    assert fitted.validation == 4
+
+
+def test_patience_with_nothing_to_watch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="patience is 2: expected 0"):
+        train(tmp_path / "run.ckpt", recipe=patient(0))
+
+
+def test_the_log_has_every_epoch_once_after_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run.ckpt", interrupted_after(7), validate=scored([0.5, 0.25], []))
+    fitted = train(tmp_path / "run.ckpt", validate=scored([0.125, 0.0], []))
+    with (tmp_path / "run.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row.pop("epoch") for row in rows] == ["1", "2", "3", "4"]
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == fitted.history
