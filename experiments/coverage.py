@@ -32,14 +32,14 @@ import numpy as np
 import torch
 import tyro
 from rich import get_console
-from rich.markdown import Markdown
 from rich.progress import track
 from scipy.optimize import least_squares
 from torch import Generator
 
+from experiments._config import Common
 from experiments._costs import WAYS, cost
 from experiments._figures import interval_plot
-from experiments._record import conducted, write_record
+from experiments._record import Record, conducted, publish, write_record
 from experiments._surveys import Contacts, counted, crowd, drawn
 from experiments._table import markdown_table
 from icnn.adjoints import noisy_or_count
@@ -54,15 +54,13 @@ Model = Callable[..., tuple[np.ndarray, np.ndarray]]  # s of every group and its
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Recover the two parameters of noisy-or counts, with intervals."""
 
     out: Path = Path("runs/coverage")
     """Folder of the results."""
-    seed: int = 0
-    """Of all that is drawn."""
     repetitions: int = 100
-    """Surveys, each with its estimates and intervals."""
+    """Surveys of each seed, with their estimates and intervals."""
     groups: int = 60
     """Counts in a survey."""
     alpha: float = 1.0
@@ -96,23 +94,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: Config) -> None:
     """Estimate, judge the intervals, time, and leave the results in config.out."""
-    start = time.perf_counter()
-    truth, generator = (config.alpha, config.beta), Generator().manual_seed(config.seed)
+    start, truth = time.perf_counter(), (config.alpha, config.beta)
+    generators = [Generator().manual_seed(seed) for seed in config.seed]
+    surveys = [generator for generator in generators for _ in range(config.repetitions)]
     estimates = []
-    for _ in track(range(config.repetitions), "surveys", console=get_console(), transient=True):
+    for generator in track(surveys, "surveys", console=get_console(), transient=True):
         contacts = drawn(config.groups, generator)
         estimates.append(estimate(contacts, counted(contacts, *truth, generator).numpy()))
-    judged = judge(estimates, truth)
-    costs = [costs_of(size, config, generator) for size in config.factors]
+    costs = [costs_of(size, config, generators[0]) for size in config.factors]
     data = {"generator": "experiments._surveys", "peak": "bytes that torch allocates beside the inputs"}
-    metrics = {"coverage": judged, "costs": costs}
+    metrics = {"coverage": judge(estimates, truth), "costs": costs}
     seconds = time.perf_counter() - start
-    write_record(config.out / "record.json", "coverage", config, [config.seed], data, metrics, seconds)
-    draw_intervals(config.out / "intervals.png", estimates, truth)
-    text = f"{coverage_table(judged)}\n\n{cost_table(costs)}"
-    (config.out / "results.md").write_text(text + "\n")
-    get_console().print(Markdown(text))
-    log.info("results are in %s", config.out)
+    record = write_record(config.out / "record.json", "coverage", config, config.seed, data, metrics, seconds)
+    publish(report, record, config.out)
 
 
 def estimate(contacts: Contacts, counts: np.ndarray) -> Estimate:
@@ -191,10 +185,15 @@ def costs_of(size: int, config: Config, generator: Generator) -> dict[str, Any]:
     return {"factors": size, **found}
 
 
-def draw_intervals(file: Path, estimates: Sequence[Estimate], truth: Sequence[float]) -> None:
-    values = torch.from_numpy(np.stack([one.value for one in estimates]))
-    widths = QUANTILE * torch.from_numpy(np.stack([one.errors["model"] for one in estimates]))
-    interval_plot(file, {name: (values[:, k], widths[:, k], truth[k]) for k, name in enumerate(NAMES)})
+def report(record: Record, folder: Path) -> str:
+    """What the intervals hold and what a count costs; and intervals.png."""
+    judged = record["metrics"]["coverage"]
+    panels = {
+        name: (torch.tensor(of["estimates"]), QUANTILE * torch.tensor(of["model"]["errors"]), of["truth"])
+        for name, of in judged.items()
+    }
+    interval_plot(folder / "intervals.png", panels)
+    return f"{coverage_table(judged)}\n\n{cost_table(record['metrics']['costs'])}"
 
 
 def coverage_table(judged: Mapping[str, Mapping]) -> str:
