@@ -1,7 +1,5 @@
 """Pictures to complete: loading, fixed splits, halves."""
 
-import logging
-import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,20 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.datasets import fetch_olivetti_faces, load_digits
+from scipy.io import loadmat
+from sklearn.datasets import load_digits
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from experiments._sources import DataError, checked, data_folder, downloaded
 
 OLIVETTI_FILE = "olivetti.npz"
 OLIVETTI_SHA256 = "964b39d21eee062619f7af4882e424cb9d5fd261cae8b9965aa8e71280fc46fb"  # of the file
 OLIVETTI_PIXELS_SHA256 = "a3f75007cc103363b61a63e06bec8ea4846407682ef6e7c9ae1eb9c1bd0e8a00"  # of the uint8 array
-OLIVETTI_BRIGHTEST = 242  # scikit-learn divides the pixels by their maximum
-
-
-class DataError(Exception):
-    """The data is missing, or is not the data that the results were measured on."""
+OLIVETTI_URL = "https://ndownloader.figshare.com/files/5976027"  # from where scikit-learn has it, too
+OLIVETTI_MAT_FILE = "olivettifaces.mat"
+OLIVETTI_MAT_SHA256 = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ def digits_pictures() -> Pictures:
 
 def olivetti_pictures(path: Path | None) -> Pictures:
     """Olivetti faces (AT&T Laboratories Cambridge): 400 pictures of 64 x 64, ten of each of forty persons."""
-    folder = path or os.environ.get("ICNN_DATA")
-    pixels = _read_olivetti(Path(folder)) if folder else _download_olivetti()
+    folder = data_folder(path)
+    pixels = _read_olivetti(folder) if folder else _download_olivetti()
     if sha256(pixels.tobytes()).hexdigest() != OLIVETTI_PIXELS_SHA256:
         raise DataError("the Olivetti pixels differ from those that the results were measured on (SHA256 of the array)")
     return Pictures(torch.from_numpy(pixels).float().unsqueeze(1) / 255, torch.arange(len(pixels)) // 10)
@@ -88,24 +85,15 @@ def _read_olivetti(folder: Path) -> np.ndarray:
     file = folder / OLIVETTI_FILE
     if not file.is_file():
         raise DataError(f"no {OLIVETTI_FILE} in {folder}: --path or ICNN_DATA must name the folder that holds it")
-    found = sha256(file.read_bytes()).hexdigest()
-    if found != OLIVETTI_SHA256:
-        raise DataError(f"{file} is damaged or another file: SHA256 is {found}, expected {OLIVETTI_SHA256}")
-    with np.load(file) as arrays:
+    with np.load(checked(file, OLIVETTI_SHA256)) as arrays:
         return np.ascontiguousarray(arrays["images"])
 
 
 def _download_olivetti() -> np.ndarray:
-    """Fetch through scikit-learn, which checks the checksum of the download and caches it.
-
-    Its pixels are float32 multiples of 1/242: rounding undoes the division, as the caller's checksum proves.
-    """
-    log.info("no --path and no ICNN_DATA: asking scikit-learn for the Olivetti faces")
-    try:
-        scaled, _ = fetch_olivetti_faces(return_X_y=True)
-    except OSError as error:
-        raise DataError(f"the Olivetti faces cannot be downloaded ({error}): --path names a folder") from error
-    return np.rint(np.reshape(scaled, (-1, 64, 64)) * OLIVETTI_BRIGHTEST).astype(np.uint8)
+    """A MATLAB matrix with a column per picture, which holds one column of the picture after the other."""
+    faces = loadmat(downloaded(OLIVETTI_URL, OLIVETTI_MAT_SHA256, OLIVETTI_MAT_FILE))["faces"]
+    upright = faces.T.reshape(-1, 64, 64).swapaxes(1, 2)
+    return np.ascontiguousarray(upright - upright.min(), dtype=np.uint8)
 
 
 def grouped_fold(pictures: Pictures, fold: int, folds: int) -> tuple[Pictures, Pictures]:
