@@ -11,18 +11,18 @@ ActivationName = Literal["tanh", "sigmoid", "relu", "softplus"]
 
 
 class Activation(NamedTuple):
-    """σ, and σ′ as a function of s = σ(z); both elementwise and differentiable."""
+    """Elementwise σ, which may overwrite its argument, and (p, s) ↦ σ′(z) ∘ p with s = σ(z); both differentiable."""
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
 
 
 ACTIVATIONS = MappingProxyType(
     {
-        "tanh": Activation(torch.tanh, lambda s: 1 - s.square()),
-        "sigmoid": Activation(torch.sigmoid, lambda s: s * (1 - s)),
-        "relu": Activation(torch.relu, lambda s: (s > 0).to(s.dtype)),
-        "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s)),
+        "tanh": Activation(torch.tanh_, torch.ops.aten.tanh_backward),
+        "sigmoid": Activation(torch.sigmoid_, torch.ops.aten.sigmoid_backward),
+        "relu": Activation(torch.relu_, lambda p, s: torch.ops.aten.threshold_backward(p, s, 0)),
+        "softplus": Activation(torch.nn.functional.softplus, lambda p, s: -torch.expm1(-s) * p),
     }
 )
 
