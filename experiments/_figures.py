@@ -1,11 +1,13 @@
 """Loss curves, picture grids and maps of the plane, drawn without a screen; of several processes the first draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -93,6 +95,62 @@ def interval_plot(file: Path, panels: Mapping[str, tuple[Tensor, Tensor, float]]
         axes.axhline(truth, color="0.3", linewidth=0.8)
         axes.set_ylabel(name)
     figure.supxlabel("repetition", fontsize="medium")
+    _save(figure, file)
+
+
+class Cloud(NamedTuple):
+    """Points (n, 2) of two classes (n,), and the probability of class 1 at points of the plane, if that is known."""
+
+    points: Tensor
+    classes: Tensor
+    probability: Callable[[Tensor], Tensor] | None = None
+
+
+def cloud_plot(file: Path, rows: Mapping[str, Mapping[str, Cloud]]) -> None:
+    """Draw clouds in rows of titled panels, on the probabilities where they are known, with the line of one half."""
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(2.6 * columns, 2.5 * len(rows)), layout="constrained")
+    for panels, (name, clouds) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+        panels[0].set_ylabel(name)
+        for axes, (title, cloud) in zip(panels, clouds.items(), strict=True):
+            axes.set_title(title, fontsize="small")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if cloud.probability is not None:
+                _draw_probability(axes, cloud.points, cloud.probability)
+            for number, colour in enumerate(("C0", "C3")):
+                axes.scatter(*cloud.points[cloud.classes == number].mT.numpy(), s=2, color=colour)
+    _save(figure, file)
+
+
+def _draw_probability(axes: Axes, points: Tensor, probability: Callable[[Tensor], Tensor]) -> None:
+    """Over the points and a margin around them."""
+    low, high = points.min(0).values, points.max(0).values
+    margin = 0.1 * (high - low).max()
+    x, y = (
+        torch.linspace(0, 1, 100, dtype=low.dtype) * (b - a + 2 * margin) + a - margin
+        for a, b in zip(low, high, strict=True)
+    )
+    plane = torch.cartesian_prod(x, y)
+    values = probability(plane).detach().reshape(100, 100).mT
+    axes.contourf(x, y, values, levels=torch.linspace(0, 1, 21), cmap="coolwarm", alpha=0.5)
+    axes.contour(x, y, values, levels=[0.5], colors="black", linewidths=0.8)
+
+
+def steps_plot(file: Path, panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], label: str) -> None:
+    """Draw the time steps of nets, one titled panel per entry, one colour per net and one line per seed."""
+    figure = Figure(figsize=(3.4 * len(panels), 3), layout="constrained")
+    for axes, (title, nets) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (name, seeds) in enumerate(nets.items()):
+            for seed, steps in enumerate(seeds):
+                axes.step(
+                    range(1, len(steps) + 1), steps, where="mid", color=f"C{number}", label=None if seed else name
+                )
+        axes.axhline(0, color="0.7", linewidth=0.5, zorder=0)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("k")
+    figure.axes[0].legend(fontsize="x-small")
+    figure.supylabel(label, fontsize="medium")
     _save(figure, file)
 
 

@@ -11,22 +11,33 @@ ActivationName = Literal["tanh", "sigmoid", "relu", "softplus", "identity"]
 
 
 class Activation(NamedTuple):
-    """σ, and σ′ and σ″ as functions of s = σ(z); all elementwise and differentiable."""
+    """Elementwise σ, which may overwrite its argument, and what its derivatives are to s = σ(z); all differentiable.
+
+    pull: (p, s) to σ′(z) ∘ p. bend: s to σ″(z).
+    """
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
     bend: Callable[[Tensor], Tensor]
+
+    def slope(self, s: Tensor) -> Tensor:
+        """σ′(z)."""
+        return self.pull(torch.ones_like(s), s)
+
+
+def _softplus(z: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(z, threshold=40.0)  # at its default of 20 torch steps down by 2e-9 to z
 
 
 ACTIVATIONS = MappingProxyType(
     {
-        "tanh": Activation(torch.tanh, lambda s: 1 - s.square(), lambda s: -2 * s * (1 - s.square())),
-        "sigmoid": Activation(torch.sigmoid, lambda s: s * (1 - s), lambda s: s * (1 - s) * (1 - 2 * s)),
-        "relu": Activation(torch.relu, lambda s: (s > 0).to(s.dtype), torch.zeros_like),
+        "tanh": Activation(torch.tanh_, torch.ops.aten.tanh_backward, lambda s: -2 * s * (1 - s.square())),
+        "sigmoid": Activation(torch.sigmoid_, torch.ops.aten.sigmoid_backward, lambda s: s * (1 - s) * (1 - 2 * s)),
+        "relu": Activation(torch.relu_, lambda p, s: torch.ops.aten.threshold_backward(p, s, 0), torch.zeros_like),
         "softplus": Activation(
-            torch.nn.functional.softplus, lambda s: -torch.expm1(-s), lambda s: -torch.expm1(-s) * torch.exp(-s)
+            _softplus, lambda p, s: -torch.expm1(-s) * p, lambda s: -torch.expm1(-s) * torch.exp(-s)
         ),
-        "identity": Activation(lambda z: z, torch.ones_like, torch.zeros_like),
+        "identity": Activation(lambda z: z, lambda p, s: p, torch.zeros_like),
     }
 )
 

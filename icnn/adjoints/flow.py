@@ -7,14 +7,14 @@ Derivation. A step Φ(y) = y + h σ(Wy + b) has, with z = Wy + b and s = σ(z), 
 A loss of what follows has dl = ⟨p, dΦ⟩ with the costate p = ∂l/∂Φ, a column like y. Put the differential in and move
 every factor to the other side of the inner product, ⟨p, σ′ ∘ v⟩ = ⟨σ′ ∘ p, v⟩ and ⟨u, W v⟩ = ⟨Wᵀu, v⟩ = tr(vᵀWᵀu):
 
-    dl = ⟨p + Wᵀq, dy⟩ + ⟨q yᵀ, dW⟩ + ⟨q, db⟩ + ⟨p, s⟩ dh    with q = h σ′(z) ∘ p.
+    dl = ⟨p + h Wᵀq, dy⟩ + ⟨h q yᵀ, dW⟩ + ⟨h q, db⟩ + ⟨p, s⟩ dh    with q = σ′(z) ∘ p.
 
 A gradient is what stands beside its differential, so it has the shape of the parameter: q yᵀ that of W. It is Wᵀ and
 not W because W took dy into the space of z, and q, which lives there, must come back to the space of y; for a
 rectangular W nothing else fits. The rules are the same for a vector dy and a matrix dW: "replace d(·) by 1" is for
 scalars only, "take what multiplies it in the inner product" is for all. Over K steps
 
-    p_k = p_{k+1} + W_kᵀ q_k,    W̄_k = q_k y_kᵀ,    b̄_k = q_k,    h̄_k = ⟨p_{k+1}, s_k⟩,
+    p_k = p_{k+1} + h_k W_kᵀ q_k,    W̄_k = h_k q_k y_kᵀ,    b̄_k = h_k q_k,    h̄_k = ⟨p_{k+1}, s_k⟩,
 
 the equation ṗ = -∂ℋ/∂y of the Hamiltonian ℋ(y, p, u) = ⟨p, σ(Wy + b)⟩ with the control u = (W, b), discretised so
 that the gradient of the discrete problem is exact. With the stages of a Runge-Kutta scheme (a, b),
@@ -23,12 +23,13 @@ that the gradient of the discrete problem is exact. With the stages of a Runge-K
 
 the same rules give, from the last stage to the first,
 
-    q_i = σ′ ∘ h (b_i p + Σ_{j>i} a_ji r_j),    r_i = Wᵀ q_i,    p ← p + Σ_i r_i,
+    q_i = σ′ ∘ (b_i p + Σ_{j>i} a_ji r_j),    r_i = h Wᵀ q_i,    p ← p + Σ_i r_i,
 
 the costate of the partner scheme a*_ij = b_j - b_j a_ji / b_i: together they are a symplectic partitioned scheme.
 
 What is kept between the sweeps is s alone. σ′ is known from it, and the states come back, y_k = y_{k+1} - h Σ b_i s_i,
-each with a rounding error of the size of the largest state: half of what a state and its s would take.
+each with a rounding error of the size of the largest state: half of what a state and its s would take. To be
+differentiated in turn, the sweep back must see how s came from the inputs, and sweeps forward once more.
 
 Sources: Benning, Celledoni, Ehrhardt, Owren, Schönlieb 2019, "Deep learning as optimal control problems", section 3;
 Sanz-Serna 2016, "Symplectic Runge-Kutta schemes for adjoint equations"; Hager 2000.
@@ -42,7 +43,6 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .activations import ActivationName, activation_named
 
@@ -82,7 +82,7 @@ def residual_flow(
     scheme: the Runge-Kutta scheme that steps through ẏ = σ(W_k y + b_k): "euler" is the residual network itself;
         "heun" and "rk4" have two and four stages.
     recompute: keep the states of √K steps and compute the others again in the sweep back: a second sweep forward for
-        O(√K) memory instead of O(K). Not below torch.func.
+        O(√K) memory instead of O(K).
     Returns y_K, like y; differentiable in y, W, b and h to any order (of relu: what autograd gives).
     To differentiate in y alone, give the others detached: no custom function can see that their gradients, which
     autograd would leave out, are not asked for.
@@ -91,16 +91,16 @@ def residual_flow(
     """
     h = torch.as_tensor(step, dtype=y.dtype, device=y.device)
     _check(y, weight, bias, h, activation, scheme)
-    steps, state = weight.shape[0], y.reshape(-1, y.shape[-1])
-    controls = (weight, bias, h.expand(steps))
+    steps = len(weight)
     if not steps:
         return y
-    if not recompute:
-        return _flow(state, *controls, activation, scheme).reshape(y.shape)
-    length = max(1, math.isqrt(steps))
-    for part in zip(*(control.split(length) for control in controls), strict=True):
-        state = checkpoint(_flow, state, *part, activation, scheme, use_reentrant=False)
-    return state.reshape(y.shape)
+    parts = [(weight, bias, h.expand(steps))]
+    if recompute:
+        parts = zip(*(control.split(math.isqrt(steps)) for control in parts[0]), strict=True)
+    state = y if y.ndim == 2 else y.reshape(-1, y.shape[-1])
+    for part in parts:
+        state = _Flow.apply(state, *part, activation, _SCHEMES[scheme], not recompute)[0]
+    return state if y.ndim == 2 else state.reshape(y.shape)
 
 
 def lift(
@@ -144,51 +144,57 @@ def _check_layer(y: Tensor, weight: Tensor, bias: Tensor, activation: str) -> No
     activation_named(activation)
 
 
-def _flow(y: Tensor, weight: Tensor, bias: Tensor, step: Tensor, activation: str, scheme: str) -> Tensor:
-    return _Flow.apply(y, weight, bias, step, activation, _SCHEMES[scheme])[0]
-
-
 class _Flow(torch.autograd.Function):
-    """(y_K, s of every stage of every step): the stages are outputs, so that autograd knows them in a second sweep."""
+    """(y_K, s of every stage of every step, if they are kept)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y, weight, bias, step, activation, scheme):
-        value = activation_named(activation).value
-        kept: list[Tensor] = []
-        for W, b, h in zip(weight, bias, step, strict=True):
-            stages: list[Tensor] = []
-            for a in scheme.a:
-                stages.append(value(torch.addmm(b, _moved(y, h, a, stages), W.mT)))
-            y = _moved(y, h, scheme.b, stages)
-            kept += stages
-        return y, *kept
+    def forward(y, weight, bias, step, activation, scheme, keep):
+        return _swept(y, weight, bias, step, activation, scheme, keep)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, weight, _, step, ctx.activation, ctx.scheme = inputs
-        ctx.save_for_backward(weight, step, *output)
-        ctx.set_materialize_grads(False)
+        *tensors, ctx.activation, ctx.scheme, _ = inputs
+        ctx.save_for_backward(*tensors, *output)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # of the stages
 
     @staticmethod
-    def backward(ctx, p, *kept_bar):
-        weight, step, y, *kept = ctx.saved_tensors
-        slope, (a, b) = activation_named(ctx.activation).slope, ctx.scheme
-        wants_controls = any(ctx.needs_input_grad[1:4])
-        count, controls = len(b), []
-        p = torch.zeros_like(y) if p is None else p
-        for k in reversed(range(len(weight))):
-            W, h = weight[k], step[k]
-            stages, stages_bar = (part[count * k : count * (k + 1)] for part in (kept, kept_bar))
-            qs, rs = _pulled_back(p, W, h, (a, b), stages, stages_bar, slope)
+    def backward(ctx, p, *_):
+        if p is None:
+            return (None,) * 7
+        start, weight, bias, step, y, *kept = ctx.saved_tensors
+        scheme, pull, count = ctx.scheme, activation_named(ctx.activation).pull, len(ctx.scheme.b)
+        if torch.is_grad_enabled() or not kept:  # to be differentiated in turn, or not kept
+            y, *kept = _swept(start, weight, bias, step, ctx.activation, scheme, keep=True)
+        wants_controls, wants_step, controls = any(ctx.needs_input_grad[1:4]), ctx.needs_input_grad[3], []
+        for W, h in zip(reversed(weight.unbind()), reversed(step.unbind()), strict=True):
+            kept, stages = kept[:-count], kept[-count:]
+            hW = h * W
+            qs, rs = _pulled_back(p, hW, scheme, stages, pull)
             if wants_controls:
-                y = _moved(y, -h, b, stages)
-                controls.append(_control_gradients(p, y, h, (a, b), stages, qs, rs))
-            p = p + sum(rs[1:], rs[0])
+                y = _moved(y, -h, scheme.b, stages)
+                h_bar = (_step_gradient(p, scheme, stages, rs),) if wants_step else ()
+                controls.append((*_layer_gradients(y, h, scheme, stages, qs), *h_bar))
+            p = torch.addmm(sum(rs, p), qs[-1], hW)
         if not wants_controls:
-            return p, *[None] * 5
-        return p, *(torch.stack(part) for part in zip(*reversed(controls), strict=True)), None, None
+            return p, *[None] * 6
+        gradients = [torch.stack(part) for part in zip(*reversed(controls), strict=True)]
+        return p, *gradients, *[None] * (6 - len(gradients))
+
+
+def _swept(y, weight, bias, step, activation, scheme, keep) -> tuple[Tensor, ...]:
+    """(y_K, s of every stage of every step, if they are kept)."""
+    value, kept = activation_named(activation).value, []
+    for W_T, b, h in zip(weight.mT, bias, step, strict=True):
+        stages: list[Tensor] = []
+        for a in scheme.a:
+            stages.append(value(torch.addmm(b, _moved(y, h, a, stages) if a else y, W_T)))
+        y = _moved(y, h, scheme.b, stages)
+        if keep:
+            kept += stages
+    return y, *kept
 
 
 def _moved(y: Tensor, h: Tensor, coefficients: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
@@ -199,31 +205,34 @@ def _moved(y: Tensor, h: Tensor, coefficients: Sequence[float], stages: Sequence
     return y
 
 
-def _pulled_back(p, W, h, scheme, stages, stages_bar, slope) -> tuple[list[Tensor], list[Tensor]]:
-    """(q_i, r_i) of the stages of one step; stages_bar holds what comes back to the stages by themselves, or None."""
+def _pulled_back(p, hW, scheme, stages, pull) -> tuple[list[Tensor], list[Tensor]]:
+    """(q_i, r_i) of the stages of one step, from the last; without r of the first, which no stage needs."""
     a, b = scheme
-    qs, rs = [p] * len(b), [p] * len(b)
+    qs, rs = [], []
     for i in reversed(range(len(b))):
-        s_bar = h * b[i] * p
-        for j in range(i + 1, len(b)):
-            if a[j][i]:
-                s_bar = torch.addcmul(s_bar, h, rs[j], value=a[j][i])
-        if stages_bar[i] is not None:
-            s_bar = s_bar + stages_bar[i]
-        qs[i] = slope(stages[i]) * s_bar
-        rs[i] = qs[i] @ W
+        v = p if b[i] == 1 else b[i] * p
+        for r, row in zip(rs, reversed(a), strict=False):
+            if row[i]:
+                v = torch.add(v, r, alpha=row[i])
+        qs.append(pull(v, stages[i]))
+        if i:
+            rs.append(qs[-1] @ hW)
     return qs, rs
 
 
-def _control_gradients(p, y, h, scheme, stages, qs, rs) -> tuple[Tensor, Tensor, Tensor]:
-    """(W̄, b̄, h̄) of one step from y."""
-    a, b = scheme
-    W_bar, b_bar, h_bar = y.new_zeros(y.shape[-1], y.shape[-1]), y.new_zeros(y.shape[-1]), _along(p, b, stages)
-    for i, (q, r, row) in enumerate(zip(qs, rs, a, strict=True)):
-        W_bar = torch.addmm(W_bar, q.mT, _moved(y, h, row, stages[:i]))
+def _layer_gradients(y, h, scheme, stages, qs) -> tuple[Tensor, Tensor]:
+    """(W̄, b̄) of one step from y."""
+    W_bar, b_bar = qs[-1].mT @ y, qs[-1].sum(0)
+    for q, row in zip(qs, scheme.a[:0:-1], strict=False):
+        W_bar = torch.addmm(W_bar, q.mT, _moved(y, h, row, stages[: len(row)]))
         b_bar = b_bar + q.sum(0)
-        h_bar = h_bar + _along(r, row, stages[:i])
-    return W_bar, b_bar, h_bar
+    return h * W_bar, h * b_bar
+
+
+def _step_gradient(p, scheme, stages, rs) -> Tensor:
+    """h̄ of one step."""
+    costates, rows = (p, *rs), (scheme.b, *scheme.a[:0:-1])
+    return sum((_along(r, row, stages[: len(row)]) for r, row in zip(costates, rows, strict=True)), p.new_zeros(()))
 
 
 def _along(p: Tensor, coefficients: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
@@ -247,5 +256,5 @@ class _Lift(torch.autograd.Function):
     @staticmethod
     def backward(ctx, p):
         y, weight, s = ctx.saved_tensors
-        q = activation_named(ctx.activation).slope(s) * p
+        q = activation_named(ctx.activation).pull(p, s)
         return q @ weight, q.mT @ y, q.sum(0), None

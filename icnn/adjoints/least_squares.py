@@ -169,7 +169,7 @@ class _DenseLeastSquares(torch.autograd.Function):
             r = s - y
             loss = loss + 0.5 * r.square().sum((-2, -1))
             if gradient is not None:
-                gradient = gradient + x.mT @ (r * h.slope(s))
+                gradient = gradient + x.mT @ h.pull(r, s)
         return loss, gradient
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The flow is the loop that defines it, and its sweeps back are what autograd and differences say of that loop."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -127,11 +128,24 @@ def test_every_way_to_batch_gives_the_same() -> None:
     assert_equal([flow[1, 2]], [residual_flow(y[1, 2], weight, bias, step)], 1e-14)
     of_one = torch.func.vmap(lambda at: residual_flow(at, weight, bias, step))
     assert_equal([of_one(y)], [flow], 1e-14)
-    jacobian = torch.func.jacrev(lambda at: residual_flow(at, weight, bias, step))(y[0, 0])
     loop = torch.autograd.functional.jacobian(
         lambda at: by_definition(at, weight, bias, step, "tanh", "euler"), y[0, 0]
     )
-    assert_equal([jacobian], [loop])
+    for recompute in (False, True):
+        of_kind = partial(residual_flow, weight=weight, bias=bias, step=step, recompute=recompute)
+        assert_equal([torch.func.jacrev(of_kind)(y[0, 0])], [loop])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_networks_can_be_batched_too(scheme) -> None:
+    y = torch.randn(4, 3, dtype=torch.float64)
+    inputs = [
+        torch.stack(parts).detach().requires_grad_() for parts in zip(*(data()[1:] for _ in range(2)), strict=True)
+    ]
+    ours = torch.func.vmap(lambda W, b, h: residual_flow(y, W, b, h, scheme=scheme))(*inputs)
+    theirs = torch.stack([by_definition(y, W, b, h, "tanh", scheme) for W, b, h in zip(*inputs, strict=True)])
+    assert_equal([ours], [theirs])
+    assert_equal(derivatives(ours, inputs, 1), derivatives(theirs, inputs, 1))
 
 
 def test_no_steps_change_nothing() -> None:
