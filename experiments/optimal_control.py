@@ -26,15 +26,14 @@ from statistics import fmean
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from rich import get_console
-from rich.markdown import Markdown
 from torch import Generator, Tensor, nn
 
 import icnn
+from experiments._config import Common
 from experiments._figures import Cloud, cloud_plot, steps_plot
 from experiments._planar import DATA_SETS, Labelled
-from experiments._record import conducted, write_record
+from experiments._processes import launched
+from experiments._record import Record, conducted, publish, write_record
 from experiments._table import markdown_table
 from experiments._training import Recipe, fit
 from icnn.adjoints import residual_flow
@@ -46,7 +45,7 @@ DRAWN = 400  # points of a picture
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Classify points by residual networks whose time steps are fixed, free, or on a simplex."""
 
     out: Path = Path("runs/optimal_control")
@@ -133,16 +132,8 @@ def run(config: Config) -> None:
         cloud_plot(config.out / f"{name}.png", {kind: panels for kind, (_, panels) in judged.items()})
     data = {"train": config.train, "validation": config.validation, "test": config.test}
     seconds = sum(found["spent"] for of in metrics.values() for found in of.values())
-    write_record(config.out / "record.json", "optimal_control", config, config.seed, data, metrics, seconds)
-    relative = {
-        name: {kind: [_relative(steps) for steps in found["steps"]] for kind, found in of.items()}
-        for name, of in metrics.items()
-    }
-    steps_plot(config.out / "steps.png", relative, "h_k K / Σ|h|")
-    text = f"{table(metrics)}\n\n{trials_table(metrics)}"
-    (config.out / "results.md").write_text(text + "\n")
-    get_console().print(Markdown(text))
-    log.info("results are in %s; %.0f s of training", config.out, seconds)
+    record = write_record(config.out / "record.json", "optimal_control", config, config.seed, data, metrics, seconds)
+    publish(report, record, config.out)
 
 
 def _judge(config: Config, name: str, kind: str) -> tuple[dict, dict[str, Cloud]]:
@@ -187,7 +178,7 @@ def _learn(
     net = Net(kind, zeros, config.layers, horizon)
     run = f"{name}-{kind.lower().replace(' + ', '-')}-zeros{zeros}-horizon{horizon}-seed{seed}"
     fitted = fit(
-        Fabric(accelerator="cpu", devices=1),
+        launched(),
         net,
         torch.cat((points, classes.unsqueeze(1)), 1),
         lambda model, batch: (model(batch[:, :-1]) - batch[:, -1]).square().mean() / 2,
@@ -197,7 +188,7 @@ def _learn(
         after_step=net.project,
         level=logging.DEBUG,
     )
-    return net, sum(epoch["seconds"] for epoch in fitted.history)
+    return net, fitted.seconds
 
 
 @torch.no_grad()
@@ -233,6 +224,17 @@ def clouds(net: Net, data: Labelled, layers: int) -> dict[str, Cloud]:
         score = (lambda plane: torch.sigmoid(along * plane[:, 0] + net.mu)) if k == layers else None
         found[f"after {k} of {layers} steps"] = Cloud(net.state(points, k) @ frame.mT, classes, score)
     return found
+
+
+def report(record: Record, folder: Path) -> str:
+    """Test accuracies and the trials behind the settings; and steps.png."""
+    metrics = record["metrics"]
+    relative = {
+        name: {kind: [_relative(steps) for steps in found["steps"]] for kind, found in of.items()}
+        for name, of in metrics.items()
+    }
+    steps_plot(folder / "steps.png", relative, "h_k K / Σ|h|")
+    return f"{table(metrics)}\n\n{trials_table(metrics)}"
 
 
 def table(metrics: Mapping[str, Mapping[str, Mapping]]) -> str:
