@@ -28,14 +28,26 @@ def loss_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
     _save(figure, file)
 
 
-def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    """Draw the exact matches on the validation sample against the seconds spent; one colour for two runs in a row."""
+def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]], score: str) -> None:
+    """Draw a score, one minus the validation loss, against the seconds spent; one colour for two runs in a row."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="seconds", ylabel="exact match on validation, percent", xscale="log")
+    axes = figure.add_subplot(xlabel="seconds", ylabel=f"{score} on validation, percent", xscale="log")
     for number, (name, history) in enumerate(histories.items()):
         seconds = list(accumulate(epoch["seconds"] for epoch in history))
         matches = [100 * (1 - epoch["validation"]) for epoch in history]
         axes.plot(seconds, matches, ("--", "-")[number % 2], color=f"C{number // 2}", label=name)
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
+def gap_plot(file: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Draw the median gap of inferences, in a band up to the worst, against evaluations; a colour for each method."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="evaluations of the network", ylabel="energy above its minimum", yscale="log")
+    for name, points in curves.items():
+        evaluations, median, worst = ([point[key] for point in points] for key in ("evaluations", "median", "worst"))
+        (line,) = axes.plot(evaluations, median, marker=".", label=name)
+        axes.fill_between(evaluations, median, worst, color=line.get_color(), alpha=0.15)
     axes.legend(fontsize="small")
     _save(figure, file)
 

@@ -170,7 +170,7 @@ def _score(groups: Groups, runs: Sequence[Run]) -> dict[str, list[float]]:
 def report(record: Record, folder: Path) -> str:
     """One row for each loss and energy, over the seeds; and accuracy.png if the record has curves."""
     if "curves" in record:
-        time_plot(folder / "accuracy.png", record["curves"])
+        time_plot(folder / "accuracy.png", record["curves"], "exact match")
     head = ("loss, energy", "exact match", "worst seed", "F1", "seconds", "step length")
     rows = []
     for name, found in record["metrics"].items():
