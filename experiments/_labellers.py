@@ -35,7 +35,8 @@ class Way:
 
     loss: "argmin", squared errors of the argmin; "Fenchel-Young"; "max-margin". unrolled: the argmin is found, and
     differentiated, by STEPS of gradient descent, else by a few bundle iterations. positive: weight of an error at a
-    label that is there. watched: the decision whose F1 on the validation rows says when to stop.
+    label that is there. watched: the decision whose F1 on the validation rows is watched. calm: of the Tagger.
+    epochs: where other than those of the recipe.
     """
 
     loss: str = "argmin"
@@ -44,17 +45,19 @@ class Way:
     convex: bool = True
     positive: float = 1.0
     watched: str = "expected F1"
+    calm: float = 10.0
+    epochs: int | None = None
 
 
 HALF = "threshold 0.5"
 WAYS = {
     "ICNN, argmin by bundles": Way(),
-    "ICNN, argmin by bundles, positives weighted": Way(positive=4.0, watched=HALF),
+    "ICNN, argmin by bundles, positives weighted": Way(positive=6.0, watched=HALF, calm=1.0, epochs=5),
     "ICNN, argmin by unrolled descent": Way(unrolled=True),
     "ICNN, Fenchel-Young": Way("Fenchel-Young"),
     "ICNN, max-margin": Way("max-margin"),
     "no coupling, argmin by bundles": Way(coupling=False),
-    "no coupling, argmin by bundles, positives weighted": Way(coupling=False, positive=4.0, watched=HALF),
+    "no coupling, argmin by bundles, positives weighted": Way(coupling=False, positive=6.0, watched=HALF),
     "no convexity, argmin by unrolled descent": Way(unrolled=True, convex=False),
 }
 

@@ -27,7 +27,8 @@ class Tagger(ConvexNetwork):
     """f(x, y), convex in y unless that is given up; affine in y without coupling.
 
     inputs, labels: sizes of x and y. frequencies: of the labels, where the argmin starts. size: a typical |x|.
-    width: of h. units: of z. dropout: of h. One seed starts the three kinds alike.
+    width: of h. units: of z. dropout: of h. calm: as LAZY, for how the coupling depends on h. One seed starts the three
+    kinds alike.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class Tagger(ConvexNetwork):
         width: int,
         units: int,
         dropout: float,
+        calm: float = LAZY,
         coupling: bool = True,
         convex: bool = True,
     ) -> None:
         labels = len(frequencies)
         super().__init__((inputs,), (labels,), ACTIVATIONS["relu"])
-        self.contrast, self.dropout = inputs**0.5 / (size * LAZY), dropout
+        self.contrast, self.dropout, self.calm = inputs**0.5 / (size * LAZY), dropout, calm
         self.features = nn.Linear(inputs, width)
         self.logits = nn.Linear(width, labels)
         with torch.no_grad():
@@ -52,7 +54,7 @@ class Tagger(ConvexNetwork):
             self.logits.weight.mul_(0.1)
             self.logits.bias.copy_(frequencies.logit(1e-4))
         if coupling:
-            self.layers.append(Pairs(width, labels, units))
+            self.layers.append(Pairs(width, labels, units, calm))
         self.layers.append(Last(width, labels, units if coupling else 0, convex))
 
     def given(self, x: Tensor | None = None) -> LayeredEnergy:
@@ -61,7 +63,7 @@ class Tagger(ConvexNetwork):
         self._check("x", x, self.x_shape)
         h = F.dropout(F.relu(self.features(self.contrast * x)), self.dropout, self.training)
         first, last = self.layers[:-1], self.layers[-1]
-        calm = h / LAZY
+        calm = h / self.calm
         return self._energy([*(layer(calm) for layer in first), last(calm, self.logits(h))], x.shape[:-1])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -71,11 +73,11 @@ class Tagger(ConvexNetwork):
 class Pairs(nn.Module):
     """y -> W^y (y ∘ (W^{yh} h + b^y)) + W^h h + b."""
 
-    def __init__(self, width: int, labels: int, units: int) -> None:
+    def __init__(self, width: int, labels: int, units: int, calm: float) -> None:
         super().__init__()
         self.gate = Affine(Dense((width,), (labels,)), gain=0.1, bias=1.0)
         self.linear = Affine(Dense((labels,), (units,)), bias=None)
-        self.offset = Affine(Dense((width,), (units,)), gain=0.5 * LAZY)
+        self.offset = Affine(Dense((width,), (units,)), gain=0.5 * calm)
 
     def forward(self, h: Tensor) -> GatedStep:
         return GatedStep(ConvexStep(None, self.linear.linear), Gates(None, self.gate(h), self.offset(h)))

@@ -136,10 +136,13 @@ def _gaps(config: Config, train: Labelled, test: Labelled, epochs: int) -> dict[
 def _learned(config: Config, row: str, train: Labelled, test: Labelled, seed: int) -> tuple[dict[str, Any], list[dict]]:
     """Stop by the held-out rows, fit all rows as long, and score."""
     fitted, validation = weighted(config.weighting, *held_out(train, config.share, seed))
-    first = _fit(config, row, fitted, validation, seed, config.recipe, "part")
+    recipe = config.recipe
+    if row in WAYS and not config.quick:
+        recipe = replace(recipe, epochs=WAYS[row].epochs or recipe.epochs)
+    first = _fit(config, row, fitted, validation, seed, recipe, "part")
     epochs = first.epoch + 1
     whole, scored = weighted(config.weighting, train, test)
-    last = _fit(config, row, whole, None, seed, replace(config.recipe, epochs=epochs, patience=0), "whole")
+    last = _fit(config, row, whole, None, seed, replace(recipe, epochs=epochs, patience=0), "whole")
     found = scores(predicted(first.model, validation), predicted(last.model, scored))
     return {**found, "epochs": epochs, FIT: first.seconds}, first.history
 
@@ -177,6 +180,7 @@ def _model(config: Config, row: str, features: Tensor, labels: Tensor) -> nn.Mod
         width=size.width,
         units=size.units,
         dropout=size.dropout,
+        calm=way.calm,
         coupling=way.coupling,
         convex=way.convex,
     )
