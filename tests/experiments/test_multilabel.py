@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ INPUTS, LABELS = 12, 4
 
 def tagger(**options) -> Tagger:
     frequencies = torch.linspace(0.1, 0.6, LABELS)
-    return Tagger(INPUTS, frequencies, 1.0, **dict(width=30, units=6, dropout=0.0) | options)
+    settings: dict[str, Any] = dict(width=30, units=6, dropout=0.0) | options
+    return Tagger(INPUTS, frequencies, 1.0, **settings)
 
 
 def sample(n: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
