@@ -166,6 +166,62 @@ def steps_plot(file: Path, panels: Mapping[str, Mapping[str, Sequence[Sequence[f
     _save(figure, file)
 
 
+def orbits_plot(file: Path, panels: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Draw plane curves (points, 2), one titled panel per entry; the first name is the truth, and wide."""
+    figure, drawn = _grid(panels)
+    numbers = _numbers(panels)
+    for axes, (title, curves) in drawn:
+        for name, curve in curves.items():
+            number = numbers[name]
+            style = dict(color="0.75", linewidth=4) if not number else dict(color=f"C{number - 1}", linewidth=1)
+            axes.plot(*curve.mT.numpy(), ("-", "-", "--", ":")[number], label=name, **style)
+        axes.set_title(title)
+        axes.set_aspect("equal", "datalim")
+    _legend(figure)
+    _save(figure, file)
+
+
+def lines_plot(
+    file: Path,
+    panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]],
+    labels: tuple[str, str],
+    bands: Mapping[str, tuple[float, float]] | None = None,
+    **scales: str,
+) -> None:
+    """Draw lines (x, y), one titled panel per entry, the same name in the same style; bands: of x, shaded."""
+    figure, drawn = _grid(panels)
+    numbers = _numbers(panels)
+    for axes, (title, lines) in drawn:
+        for name, (x, y) in lines.items():
+            style = ("-", "--", ":", "-.")[numbers[name] % 4]
+            axes.plot(x.numpy(), y.numpy(), style, color=f"C{numbers[name]}", label=name)
+        if bands is not None:
+            axes.axvspan(*bands[title], color="0.93", zorder=0)
+        axes.set(title=title, xlabel=labels[0], **scales)
+    figure.supylabel(labels[1], fontsize="medium")
+    _legend(figure)
+    _save(figure, file)
+
+
+def _grid(panels: Mapping) -> tuple[Figure, list]:
+    """A figure, and its axes with the title and content of each panel."""
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.7 * columns, 3.7 * rows), layout="constrained")
+    return figure, list(zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False))
+
+
+def _numbers(panels: Mapping[str, Mapping]) -> dict[str, int]:
+    """A number for each name, the same in all panels."""
+    return {name: number for number, name in enumerate(dict.fromkeys(name for of in panels.values() for name in of))}
+
+
+def _legend(figure: Figure) -> None:
+    """One legend below all panels."""
+    named = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=min(4, len(named)), fontsize="small")
+
+
 @rank_zero_only
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)
