@@ -198,6 +198,7 @@ def lines_plot(
         if bands is not None:
             axes.axvspan(*bands[title], color="0.93", zorder=0)
         axes.set(title=title, xlabel=labels[0], **scales)
+        axes.tick_params(which="minor", labelbottom=False)
     figure.supylabel(labels[1], fontsize="medium")
     _legend(figure)
     _save(figure, file)

@@ -124,7 +124,7 @@ def kepler(eccentricity: float) -> System:
         lambda q: -1 / q.norm(dim=-1),
         convex=False,
         period=2 * math.pi,
-        steps=240,
+        steps=320,
         starts=torch.tensor(starts, dtype=torch.float64),
         positions=lambda count, generator: ring(count, 0.92 * near, 1.08 * far, generator),
         momenta=lambda count, generator: ring(count, 0.0, 1.08 * fastest, generator),
