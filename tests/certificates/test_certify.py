@@ -405,7 +405,7 @@ def program(script: list[Step]) -> Callable[[Tensor], Tensor]:
     return f
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps)
 def test_no_chord_refutes_what_is_certified(script: list[Step]) -> None:
     f = program(script)

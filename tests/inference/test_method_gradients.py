@@ -112,7 +112,7 @@ class Inference:
             t.requires_grad_()
 
     def solve(self, method: Any, gradient: Any = "implicit", **options: Any) -> icnn.ArgminSolution:
-        options = dict(max_iter=100 if method == "bundle" else None, tol=1e-12) | options
+        options = dict(max_iter=100 if method == "bundle" else None, tol=1e-10) | options
         domain = self.make(**self.data)
         return icnn.argmin(
             self.f,
@@ -146,7 +146,7 @@ class Inference:
         return Slopes(ours, (values[1] - values[0]) / step, (values[0] - values[2]) / step)
 
 
-@pytest.mark.parametrize(("kind", "method", "name"), COMBINATIONS, ids=" / ".join)
+@pytest.mark.parametrize(("kind", "method", "name"), COMBINATIONS, ids=map(" / ".join, COMBINATIONS))
 def test_finite_differences(kind: str, method: str, name: str) -> None:
     found: dict[str, float] = {}
     for _ in range(2):
@@ -154,5 +154,7 @@ def test_finite_differences(kind: str, method: str, name: str) -> None:
         slopes = problem.slopes(lambda p=problem: p.of_y(method, "none"), problem.of_y(method))
         off_kinks = {group: each.error for group, each in slopes.items() if not each.at_a_kink}
         found |= {group: max(error, found.get(group, 0.0)) for group, error in off_kinks.items()}
+        if set(found) == set(problem.groups):
+            break
     assert set(found) == set(problem.groups), "no group stands at kinks alone"
     assert max(found.values()) <= 1e-5, found
