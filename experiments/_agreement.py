@@ -54,8 +54,8 @@ def value(f: ConvexNetwork, x: Tensor, y: Tensor, regularizer: Regularizer) -> T
 def agreement(f: ConvexNetwork, x: Tensor, limits: Mapping[str, tuple[int | None, int]]) -> list[dict[str, Any]]:
     """For each regulariser and method that fits, how far its minimisers and its minima are from those of halving.
 
-    limits: for each method the points of x that it gets, and its iterations. gap: the largest that is finite; it is not
-    where a program was not solved.
+    limits: for each method the points of x that it gets, None for all, and its iterations. Of gaps the largest that is
+    finite is kept: they are not where a program was not solved.
     """
     found = []
     for name, regularizer in REGULARIZERS.items():

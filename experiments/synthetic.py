@@ -169,11 +169,11 @@ def examples(name: str, count: int, seed: int) -> Tensor:
     return torch.from_numpy(np.column_stack((points, classes))).float()
 
 
-def _learn(config: Config, name: str, net: str, way: str, seed: int) -> Run:
+def _learn(config: Config, name: str, kind: str, way: str, seed: int) -> Run:
     train, test = examples(name, config.train + config.test, seed).split((config.train, config.test))
     torch.manual_seed(seed)
-    model = Classifier(LEARNERS[way], NETS[net](config.hidden))
-    file = f"{name} {net} {way} seed{seed}".replace(",", "").replace(" ", "-").lower()
+    model = Classifier(LEARNERS[way], NETS[kind](config.hidden))
+    file = f"{name} {kind} {way} seed{seed}".replace(",", "").replace(" ", "-").lower()
     fitted = fit(
         launched(),
         model,
@@ -184,8 +184,10 @@ def _learn(config: Config, name: str, net: str, way: str, seed: int) -> Run:
         checkpoint=config.out / "checkpoints" / f"{file}.ckpt",
         level=logging.DEBUG,
     )
-    log.info("%s: loss %.4f, test accuracy %.1f %%", file, fitted.history[-1]["train"], accuracy(model, test))
-    return Run(model, fitted.seconds, train, test)
+    net = fitted.model
+    assert isinstance(net, Classifier)
+    log.info("%s: loss %.4f, test accuracy %.1f %%", file, fitted.history[-1]["train"], accuracy(net, test))
+    return Run(net, fitted.seconds, train, test)
 
 
 def accuracy(model: nn.Module, rows: Tensor) -> float:
@@ -245,16 +247,12 @@ def report(record: Record, folder: Path) -> str:
 
 
 def score_table(scores: Sequence[Mapping]) -> str:
-    """One row for each set and net, one pair of columns for each way."""
-    head = ("set, net, trained by", "train", "test", "seconds")
+    """One row for each set and net, for each way of learning what it scores on both parts."""
+    found = {(of["set"], of["net"], of["way"]): of for of in scores}
+    head = ("set, net", *(f"{way}: {part}" for way in LEARNERS for part in ("train", "test")))
     rows = [
-        (
-            f"{of['set']}, {of['net']}, {of['way']}",
-            mean_sd(of["train"], 1),
-            mean_sd(of["test"], 1),
-            f"{fmean(of['seconds']):.1f}",
-        )
-        for of in scores
+        (f"{name}, {net}", *(mean_sd(found[name, net, way][part], 1) for way in LEARNERS for part in ("train", "test")))
+        for name, net in dict.fromkeys((of["set"], of["net"]) for of in scores)
     ]
     return f"Accuracy in percent\n\n{markdown_table(head, rows)}"
 
