@@ -118,7 +118,7 @@ class Cloud(NamedTuple):
     probability: Callable[[Tensor], Tensor] | None = None
 
 
-def cloud_plot(file: Path, rows: Mapping[str, Mapping[str, Cloud]]) -> None:
+def cloud_plot(file: Path, rows: Mapping[str, Mapping[str, Cloud]], size: float = 2) -> None:
     """Draw clouds in rows of titled panels, on the probabilities where they are known, with the line of one half."""
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.6 * columns, 2.5 * len(rows)), layout="constrained")
@@ -131,7 +131,7 @@ def cloud_plot(file: Path, rows: Mapping[str, Mapping[str, Cloud]]) -> None:
             if cloud.probability is not None:
                 _draw_probability(axes, cloud.points, cloud.probability)
             for number, colour in enumerate(("C0", "C3")):
-                axes.scatter(*cloud.points[cloud.classes == number].mT.numpy(), s=2, color=colour)
+                axes.scatter(*cloud.points[cloud.classes == number].mT.numpy(), s=size, color=colour)
     _save(figure, file)
 
 
