@@ -17,6 +17,8 @@ from .linalg import dot, largest, mv, tmv
 from .program import Bounds, Phi, Program, rows_mv, rows_tmv, split_rows
 
 TO_BOUNDARY = 0.99
+STALLED = 2  # iterations without progress
+CENTRING = 0.5  # of the mean product, which a step then aims at at least
 PATIENCE = 15
 HALVINGS = 40
 PUSH = 1e-2
@@ -163,8 +165,12 @@ class Loop:
         """The multipliers, one where a row carries none."""
         return torch.where(self.rows.interior, at.lam, torch.ones_like(at.lam))
 
-    def advance(self, at: Iterate, residual: Tensor, merit: Tensor) -> Iterate:
-        """One predictor-corrector step."""
+    def advance(self, at: Iterate, residual: Tensor, merit: Tensor, stalled: Tensor) -> Iterate:
+        """One predictor-corrector step; where the loop has stalled, (batch,), one towards the centre.
+
+        Corrections of short steps unbalance the products lam s and can lead in a circle: a step without, whose products
+        aim at one value that is not far below their mean, leads out of it.
+        """
         interior = self.rows.interior
         count = interior.sum(-1, keepdim=True).clamp_min(1)
         mu = dot(at.lam * interior, at.s).unsqueeze(-1) / count
@@ -178,7 +184,9 @@ class Loop:
         reach = self.longest(at, affine, 1.0)
         mu_affine = dot((at.lam + reach * affine.lam) * interior, at.s + reach * affine.s).unsqueeze(-1) / count
         sigma = (mu_affine / mu.clamp_min(torch.finfo(mu.dtype).tiny)).clamp(0, 1) ** 3
-        step = direction(product + affine.lam * affine.s - sigma * mu)
+        stalled = stalled.unsqueeze(-1)
+        sigma = torch.where(stalled, sigma.clamp_min(CENTRING), sigma)
+        step = direction(product + torch.where(stalled, 0.0, affine.lam * affine.s) - sigma * mu)
         length = self.longest(at, step, TO_BOUNDARY)
         if not self.phi.constant_hessian:
             rises = self.rises(at, step, length, sigma * mu)
@@ -248,7 +256,7 @@ def interior_point(loop: Loop, start: Iterate, tol: float, budget: Tensor) -> Ou
             index, budget, residual, merit, waiting, least, done = (
                 t[rest] for t in (index, budget, residual, merit, waiting, least, done)
             )
-        at = loop.advance(at, residual, merit)
+        at = loop.advance(at, residual, merit, waiting >= STALLED)
     return Outcome(out, iterations, converged)
 
 

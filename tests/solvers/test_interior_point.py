@@ -321,3 +321,16 @@ def test_a_free_variable_without_curvature_beside_a_diagonal() -> None:
         solution = icnn.solve(qp)
         full = icnn.solve(icnn.QP(torch.diag(Q).double(), p.double(), G, h, lower=lower, upper=upper))
         torch.testing.assert_close(solution.x, full.x, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["primal", "full", "auto"])
+def test_a_program_in_whose_corrections_the_loop_went_in_a_circle(method) -> None:
+    """Two cuts that are nearly one, and a third that is nearly active."""
+    g = torch.tensor([-0.23216944932937622, -0.39169147610664368, -0.24367950856685638], dtype=torch.float64)
+    o = torch.tensor([1.11504065990447998, 1.23353731632232666, 1.12361836433410645], dtype=torch.float64)
+    lower, upper = torch.tensor([[0.0, -torch.inf], [1.0, torch.inf]], dtype=torch.float64)
+    Q, p = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64)), torch.tensor([-0.5, 1.0], dtype=torch.float64)
+    G = torch.stack((g, -torch.ones_like(g)), -1)
+    sol = icnn.solve(icnn.QP(Q, p, G, -o, lower=lower, upper=upper), method=method)
+    assert sol.status == icnn.Status.OPTIMAL
+    assert sol.x[0].item() == pytest.approx(0.5 - g[2].item(), abs=1e-9)  # on the third cut alone
