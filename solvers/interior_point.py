@@ -17,7 +17,7 @@ from .linalg import dot, largest, mv, tmv
 from .program import Bounds, Phi, Program, rows_mv, rows_tmv, split_rows
 
 TO_BOUNDARY = 0.99
-STALLED = 2  # iterations without progress
+STALLED = 6  # iterations without progress, of which the last is a step towards the centre
 CENTRING = 0.5  # of the mean product, which a step then aims at at least
 PATIENCE = 15
 HALVINGS = 40
@@ -256,7 +256,7 @@ def interior_point(loop: Loop, start: Iterate, tol: float, budget: Tensor) -> Ou
             index, budget, residual, merit, waiting, least, done = (
                 t[rest] for t in (index, budget, residual, merit, waiting, least, done)
             )
-        at = loop.advance(at, residual, merit, waiting >= STALLED)
+        at = loop.advance(at, residual, merit, waiting % STALLED == STALLED - 1)
     return Outcome(out, iterations, converged)
 
 
