@@ -15,20 +15,17 @@ Memory is the largest sum of bytes that torch's allocator holds at one time, abo
 tells it of every allocation and release. What the inputs take is not in it.
 """
 
-import json
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from icnn.adjoints import residual_flow
 
+from ._memory import peak_bytes
 from ._report import arguments, command, machine, table, turns, write
 
 SIZES = ((64, 20, 256), (16, 20, 256), (128, 20, 256), (64, 100, 256), (64, 20, 2048))
@@ -104,31 +101,15 @@ def measure(case: Case, rounds: int) -> tuple[list[object], list[object]]:
         for gradient, right in zip(run(), true, strict=True):
             torch.testing.assert_close(gradient, right)
     seconds = turns(runs, rounds, patience=2.0, clock=time.process_time)
-    memory = {name: peak(run) for name, run in runs.items()}
+    memory = {name: peak_bytes(run) for name, run in runs.items()}
     steps, d = case.bias.shape
     about = [d, steps, len(case.y), str(case.y.dtype).removeprefix("torch."), case.asked]
     return [*about, *_row(seconds, 1e3)], [*about, *_row(memory, 1e-6)]
 
 
-def _row(found: dict[str, float], unit: float) -> list[str]:
+def _row(found: Mapping[str, float], unit: float) -> list[str]:
     autograd, ours, recomputed = found["autograd"], found["ours"], found["recomputed"]
     return [f"{unit * autograd:.2f}", f"{unit * ours:.2f}", f"{ours / autograd:.2f}", f"{recomputed / autograd:.2f}"]
-
-
-def peak(run: Callable[[], object]) -> float:
-    """Bytes held at one time, above those before the run."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(file))
-        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ the most that torch has allocated at any time of forward and backward beyond wha
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import icnn
 
+from ._memory import peak_bytes
 from ._report import command, log, machine, parser, table, turns, write
 
 STEP = 1e-6
@@ -231,18 +231,6 @@ def graph_bytes(case: Case, way: Way) -> int:
     held = {storage.data_ptr(): storage.nbytes() for storage in storages}
     del loss
     return sum(size for pointer, size in held.items() if pointer not in own)
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most that is allocated at a time."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    assert profile.profiler is not None
-    assert profile.profiler.kineto_results is not None
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    changes = [event.nbytes() for event in events]  # pyright: ignore[reportAttributeAccessIssue]
-    return max(accumulate(changes), default=0)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.gradients import peak_bytes
+from benchmarks._memory import peak_bytes
 from experiments._surveys import Contacts
 from icnn.adjoints import noisy_or_count
 

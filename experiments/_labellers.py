@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import icnn
-from experiments._tagger import Tagger
+from experiments._tagger import LAZY, Tagger
 from icnn import losses
 
 DESCENT = icnn.Descent("momentum", lr=0.3, beta=0.3)
@@ -45,7 +45,7 @@ class Way:
     convex: bool = True
     positive: float = 1.0
     watched: str = "expected F1"
-    calm: float = 10.0
+    calm: float = LAZY
     epochs: int | None = None
 
 

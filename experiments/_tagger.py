@@ -12,9 +12,6 @@ W starts large against what a step of Adam changes: features move little, and a 
 random features, which on few examples of many words generalises better than features that are learned freely.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +26,6 @@ from icnn.networks import (
     GatedStep,
     Gates,
     NonNegative,
-    Tangent,
 )
 from icnn.networks import Linear as Map
 
@@ -126,45 +122,3 @@ class Free(nn.Module):
     @property
     def linear(self) -> Map:
         return Map(self.operator, self.weight)
-
-
-class Committee(ConvexNetwork):
-    """The mean of networks that were fitted apart, (f_1 + ... + f_m) / m: as convex as they are."""
-
-    def __init__(self, members: Sequence[Tagger]) -> None:
-        super().__init__(members[0].x_shape, members[0].y_shape, members[0].activation)
-        self.members = nn.ModuleList(members)
-        self.layers = members[0].layers
-
-    def given(self, x: Tensor | None = None) -> "Mean":
-        energies = [member.given(x) for member in self.members if isinstance(member, Tagger)]
-        return Mean(tuple(energies))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.given(x)(y)
-
-
-@dataclass(frozen=True, eq=False)
-class Mean(Energy):
-    """y -> the mean of the energies, whose units stand one after the other."""
-
-    energies: tuple[Energy, ...]
-
-    def __call__(self, y: Tensor) -> Tensor:
-        return torch.stack([energy(y) for energy in self.energies]).mean(0)
-
-    def tangent(self, y: Tensor) -> Tangent:
-        return _mean([energy.tangent(y) for energy in self.energies])
-
-    def piece(self, y: Tensor, units: Sequence[Tensor]) -> Tangent:
-        each = len(units) // len(self.energies)
-        parts = (units[i * each : (i + 1) * each] for i in range(len(self.energies)))
-        return _mean([energy.piece(y, part) for energy, part in zip(self.energies, parts, strict=True)])
-
-    def at(self, index: Tensor) -> "Mean":
-        return Mean(tuple(energy.at(index) for energy in self.energies))
-
-
-def _mean(tangents: Sequence[Tangent]) -> Tangent:
-    value, slope = (torch.stack(part).mean(0) for part in list(zip(*tangents, strict=True))[:2])
-    return Tangent(value, slope, tuple(unit for tangent in tangents for unit in tangent.units))

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from experiments._config import Common
 from experiments._figures import gap_plot, time_plot
 from experiments._gaps import gaps
-from experiments._labellers import DESCENT, WAYS, FeedForward, Labeller, Size
+from experiments._labellers import DESCENT, HALF, WAYS, FeedForward, Labeller, Size
 from experiments._logistic import logistic_scores
 from experiments._multilabel_data import Labelled, held_out, load_multilabel, weighted
-from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, best_level, by_expected_f1, f1, scores
+from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, by_expected_f1, f1, scores
 from experiments._processes import launched
 from experiments._record import Record, conducted, publish, write_record
 from experiments._sources import DataError
@@ -198,15 +198,9 @@ def predicted(model: nn.Module, rows: Labelled, chunk: int = 500) -> Predicted:
 
 
 def _watched(model: nn.Module, rows: Labelled, decision: str) -> float:
-    """The example-F1 on these rows under one decision, whose own setting is not fitted except for the threshold's."""
+    """The example-F1 on these rows under a decision for which nothing is fitted: HALF, or expected F1 at scale 1."""
     found = predicted(model, rows)
-    match decision:
-        case "threshold 0.5":
-            chosen = found.p >= 0.5
-        case "threshold tuned":
-            chosen = found.p >= best_level(found, MAIN)
-        case _:
-            chosen = by_expected_f1(found.p, 1.0)
+    chosen = found.p >= 0.5 if decision == HALF else by_expected_f1(found.p, 1.0)
     return f1(chosen, found.labels, MAIN)
 
 

@@ -1,14 +1,16 @@
 """The count is the product that defines it, also where that underflows; its derivatives are those of autograd."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from benchmarks.gradients import peak_bytes
+from benchmarks._memory import peak_bytes
 from icnn.adjoints import blocks, noisy_or_count
+
+from .comparing import assert_equal, derivatives
 
 OFFSETS = torch.tensor([0, 3, 3, 7, 12, 13, 13])
 GROUPS = torch.tensor([0, 0, 2, 3, 3, 6, 6])  # some rows have no factors, some groups no rows
@@ -49,24 +51,6 @@ def row_by_row(alpha: Tensor, beta: Tensor, I: Tensor, D: Tensor, groups: Tensor
         rows = [slice(int(OFFSETS[i]), int(OFFSETS[i + 1])) for i in range(int(first), int(last))]
         counts.append(sum((by_definition(a, b, I[None, at], D[None, at]) for at in rows), a.new_zeros(())))
     return torch.stack(counts)
-
-
-def derivatives(value: Tensor, inputs: Sequence[Tensor], order: int) -> list[Tensor]:
-    """Gradients of a form that is not linear in value, then of a form in those gradients, up to this order."""
-    generator, found = torch.Generator().manual_seed(1), []
-    total = (value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum() + value.square().sum()
-    for _ in range(order):
-        gradients = torch.autograd.grad(total, inputs, create_graph=True)
-        found += gradients
-        directions = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
-        total = sum(((g * d).sum() for g, d in zip(gradients, directions, strict=True)), total.new_zeros(()))
-    return found
-
-
-def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], tol: float = 1e-12) -> None:
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.shape == other.shape
-        assert (mine - other).abs().max() <= tol * (1 + other.abs().max())
 
 
 @sizes

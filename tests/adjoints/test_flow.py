@@ -1,6 +1,5 @@
 """The flow is the loop that defines it, and its sweeps back are what autograd and differences say of that loop."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -9,6 +8,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from icnn.adjoints import lift, residual_flow
+
+from .comparing import assert_equal, derivatives
 
 SCHEMES = {
     "euler": ([[]], [1.0]),
@@ -37,23 +38,6 @@ def by_definition(y: Tensor, weight: Tensor, bias: Tensor, step: Tensor, activat
 def data(steps: int = 5, d: int = 3, batch: tuple[int, ...] = (4,)) -> list[Tensor]:
     shapes = ((*batch, d), (steps, d, d), (steps, d), (steps,))
     return [(0.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_() for shape in shapes]
-
-
-def derivatives(value: Tensor, inputs: Sequence[Tensor], order: int) -> list[Tensor]:
-    """Gradients of a form that is not linear in value, then of one of those gradients, up to this order."""
-    generator, found = torch.Generator().manual_seed(1), []
-    total = (value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum() + value.square().sum()
-    for _ in range(order):
-        gradients = torch.autograd.grad(total, inputs, create_graph=True)
-        found += gradients
-        directions = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
-        total = sum(((g * d).sum() for g, d in zip(gradients, directions, strict=True)), total.new_zeros(()))
-    return found
-
-
-def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], tol: float = 1e-12) -> None:
-    for mine, other in zip(ours, theirs, strict=True):
-        assert (mine - other).abs().max() <= tol * (1 + other.abs().max())
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from icnn.adjoints import dense_least_squares, fit_dense_least_squares, least_squares
 
+from .comparing import assert_equal, derivatives
+
 ACTIVATIONS = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
@@ -28,24 +30,6 @@ def by_definition(X: Tensor, theta: Tensor, Y: Tensor, activation: str) -> Tenso
 def data(batches: Sequence[tuple[int, ...]] = ((), (), ()), n: int = 7, p: int = 3, q: int = 2) -> list[Tensor]:
     shapes = zip(batches, ((n, p), (p, q), (n, q)), strict=True)
     return [torch.randn(*batch, *shape, dtype=torch.float64, requires_grad=True) for batch, shape in shapes]
-
-
-def derivatives(value: Tensor, inputs: Sequence[Tensor], order: int) -> list[Tensor]:
-    """Gradients of a form that is not linear in value, then along a direction of each of those, up to this order."""
-    generator, found = torch.Generator().manual_seed(1), []
-    total = value.sum() + value.square().sum()
-    for _ in range(order):
-        gradients = torch.autograd.grad(total, inputs, create_graph=True)
-        found += gradients
-        directions = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
-        total = sum(((g * d).sum() for g, d in zip(gradients, directions, strict=True)), total.new_zeros(()))
-    return found
-
-
-def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor], tol: float = 1e-12) -> None:
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.shape == other.shape
-        assert (mine - other).abs().max() <= tol * (1 + other.abs().max())
 
 
 def test_the_helper_finds_a_wrong_gradient() -> None:

@@ -10,7 +10,7 @@ import torch
 import icnn
 from experiments._gaps import gaps
 from experiments._labellers import WAYS, FeedForward, Labeller, Way, descended, weighted_squares
-from experiments._tagger import Committee, Tagger
+from experiments._tagger import Tagger
 from experiments.multilabel import BUNDLES, UNROLLED, main
 
 INPUTS, LABELS = 12, 4
@@ -80,22 +80,6 @@ def test_the_energy_whose_convexity_is_given_up_is_not_convex_in_general() -> No
     with torch.no_grad():
         f.layers[-1].path.weight.neg_()  # pyright: ignore
     assert icnn.falsify(f, torch.randn(50, INPUTS).double()) is not None
-
-
-def test_a_committee_is_the_mean_of_its_members_and_as_convex() -> None:
-    members = [tagger().double() for _ in range(3)]
-    committee, x = Committee(members), sample(5)[0].double()
-    y = torch.rand(5, LABELS, dtype=torch.float64)
-    torch.testing.assert_close(committee(x, y), torch.stack([f(x, y) for f in members]).mean(0))
-    assert icnn.falsify(committee, x, samples=64, steps=10) is None
-    y = y.requires_grad_()
-    tangent = committee.given(x).tangent(y)
-    (slope,) = torch.autograd.grad(committee(x, y).sum(), y)
-    torch.testing.assert_close(tangent.slope, slope)
-    piece = committee.given(x).piece(y.detach(), tangent.units)
-    torch.testing.assert_close(piece.value, committee(x, y))
-    best = icnn.argmin(committee, x, regularizer="entropy", gradient="none")
-    assert (best.gap < 1e-8).all()
 
 
 def test_the_feed_forward_net_learns() -> None:
