@@ -1,133 +1,83 @@
-"""The model of the completion experiment: the unknown half is the argmin of a convex energy."""
+"""The ways to complete a picture: the unknown half is the argmin of an energy, or what a convolutional net gives."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import icnn
+from experiments._completion_energies import CentredEnergy, Plain, Unet
+from experiments._descent import descended
 from experiments._pictures import halves
-from experiments._unet import Shape, UNetPICNN
-from icnn.networks import Energy, Tangent
+from experiments._unet import CONTRAST, UNet
+from icnn import losses
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Plain:
-    """icnn.ConvPICNN, by default the paper's network: convolutions, then full matrices."""
-
-    convs: tuple[tuple[int, int, int], ...] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-    """Channels, kernel, stride of each convolution."""
-    dense: tuple[int, ...] = (512,)
-    """Widths of the layers after the convolutions."""
-    activation: str = "relu"
-    """Of the convex path."""
-    x_activation: str = "relu"
-    """Of the path of the known half."""
-    positivity: str = "project"
-    """How the weights of the convex path are kept non-negative."""
-
-    def build(self, shape: Shape, coupling: bool) -> icnn.ConvexNetwork:
-        """The energy f(x, y) of two halves of this shape; without coupling it is linear in y."""
-        return icnn.ConvPICNN(
-            shape,
-            shape,
-            self.convs,
-            self.dense,
-            activation=self.activation,
-            x_activation=self.x_activation,
-            positivity=self.positivity,
-            coupling=coupling,
-        )
+Callback = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Unet:
-    """A PICNN whose path of the known half is a U-net."""
+class Way:
+    """How the unknown half is found, and how that is learned.
 
-    channels: tuple[int, ...] = (8, 16, 32, 48, 64)
-    """Features at stride 1, 2, 4, ..."""
-    dense: int = 256
-    """Width of the U-net where it is narrowest."""
-    units: int = 32
-    """Of each convex layer, per patch."""
-
-    def build(self, shape: Shape, coupling: bool) -> icnn.ConvexNetwork:
-        """The energy f(x, y) of two halves of this shape; without coupling it is linear in y."""
-        return UNetPICNN(shape, self.channels, self.dense, self.units, coupling)
-
-
-class CentredEnergy(icnn.ConvexNetwork):
-    """f(x - mean x, y - mean y) - b . y, b free: as convex as f.
-
-    b starts at the logit of mean y: with f = 0 the argmin under the entropy is mean y.
+    iterations: of inference, in training and in the score; 0 for a fully convolutional net, which has no energy.
+    descent: what the iterations are, by default bundles. loss: "squares", squared errors of what inference ends with,
+    differentiated through bundles or through all steps of descent; "Fenchel-Young", of the energy.
     """
 
-    def __init__(self, network: icnn.ConvexNetwork, x_mean: Tensor, y_mean: Tensor) -> None:
-        super().__init__(network.x_shape, network.y_shape, network.activation)
-        self.network, self.layers = network, network.layers
-        self.x_mean, self.y_mean = nn.Buffer(x_mean), nn.Buffer(y_mean)
-        self.b = nn.Parameter(y_mean.logit(1e-3))
-
-    def given(self, x: Tensor) -> Energy:
-        energy = self.network.given(x - self.x_mean)
-        assert isinstance(energy, Energy)
-        return Centred(energy, self.y_mean, self.b)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.given(x)(y)
+    iterations: int = 5
+    descent: icnn.Descent | None = None
+    loss: Literal["squares", "Fenchel-Young"] = "squares"
+    coupling: bool = True
+    convex: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Centred(Energy):
-    """y -> energy(y - mean) - b . y"""
-
-    energy: Energy
-    mean: Tensor
-    b: Tensor
-
-    def __call__(self, y: Tensor) -> Tensor:
-        return self.energy(y - self.mean) - (self.b * y).flatten(-3).sum(-1)
-
-    def tangent(self, y: Tensor) -> Tangent:
-        return self._with_linear(y, self.energy.tangent(y - self.mean), self.b.detach())
-
-    def piece(self, y: Tensor, units: Sequence[Tensor]) -> Tangent:
-        return self._with_linear(y, self.energy.piece(y - self.mean, units), self.b)
-
-    def at(self, index: Tensor) -> "Centred":
-        return replace(self, energy=self.energy.at(index))
-
-    def _with_linear(self, y: Tensor, tangent: Tangent, b: Tensor) -> Tangent:
-        return tangent._replace(value=tangent.value - (b * y).flatten(-3).sum(-1), slope=tangent.slope - b)
+DESCENT = icnn.Descent("gradient")
+ICNN, NO_COUPLING = "ICNN", "no coupling"
+DESCENDED, NO_CONVEXITY = "ICNN, gradient descent, 30 iterations", "no convexity, gradient descent, 30 iterations"
+WAYS = {
+    ICNN: Way(),
+    "ICNN, 30 iterations": Way(30),
+    "ICNN, gradient descent": Way(5, DESCENT),
+    DESCENDED: Way(30, DESCENT),
+    "ICNN, Fenchel-Young": Way(loss="Fenchel-Young"),
+    NO_CONVEXITY: Way(30, DESCENT, convex=False),
+    NO_COUPLING: Way(coupling=False),
+    "fully convolutional net": Way(0),
+}
 
 
 class Completer(nn.Module):
-    """Left halves from mirrored right halves: the argmin of the energy under the entropy."""
+    """Left halves from mirrored right halves: the argmin of an energy under the entropy."""
 
-    def __init__(self, net: Plain | Unet, images: Tensor, iterations: int, coupling: bool) -> None:
+    def __init__(self, net: Plain | Unet, images: Tensor, way: Way) -> None:
         super().__init__()
         x_mean, y_mean = (half.mean(0) for half in halves(images))
-        self.energy = CentredEnergy(net.build(y_mean.shape, coupling), x_mean, y_mean)
-        self.iterations = iterations
+        self.energy = CentredEnergy(net.build(y_mean.shape, way.coupling, way.convex), x_mean, y_mean)
+        self.way = way
 
     def forward(
-        self, x: Float[Tensor, "n 1 height half"], callback: Callable[[int, Tensor], None] | None = None
+        self, x: Float[Tensor, "n 1 height half"], callback: Callback | None = None
     ) -> Float[Tensor, "n 1 height half"]:
         """Inference starts at the mean left half. callback: as in icnn.argmin.
 
         A picture whose inference fails keeps its last point, without gradient: it must not end a long run.
         """
+        start, steps = self.energy.y_mean, self.way.iterations
+        if self.way.descent is not None:
+            return descended(self.energy, x, start, self.way.descent, steps, callback)
         solution = icnn.argmin(
             self.energy,
             x,
             regularizer="entropy",
-            start=self.energy.y_mean,
-            max_iter=self.iterations,
+            method="bundle",
+            start=start,
+            max_iter=steps,
             gradient="implicit" if torch.is_grad_enabled() else "none",
             on_failure="zero",
             callback=callback,
@@ -135,6 +85,36 @@ class Completer(nn.Module):
         if (solution.status > icnn.Status.MAX_ITERATIONS).any():
             log.warning("some inferences failed: %s", solution)
         return solution.y
+
+    def loss(self, images: Float[Tensor, "n 1 height width"]) -> Float[Tensor, ""]:
+        """That of the way; squared errors are on the scale 0..255 of pixels."""
+        x, y = halves(images)
+        if self.way.loss == "squares":
+            return squared_errors(self(x), images).mean()
+        start, steps = self.energy.y_mean, self.way.iterations
+        young = losses.FenchelYoung(self.energy, method="bundle", start=start, max_iter=steps, on_failure="zero")
+        return young(x, y)
+
+
+class Convolutional(nn.Module):
+    """Left halves from mirrored right halves by convolutions alone, which add to the logits of the mean left half."""
+
+    def __init__(self, channels: tuple[int, ...], images: Tensor) -> None:
+        super().__init__()
+        x_mean, y_mean = (half.mean(0) for half in halves(images))
+        self.x_mean, self.start = nn.Buffer(x_mean), nn.Buffer(y_mean.logit(1e-3))
+        self.unet = UNet(y_mean.shape, channels, dense=None)
+        self.logits = nn.Conv2d(channels[0], 1, 3, padding=1)
+
+    def forward(
+        self, x: Float[Tensor, "n 1 height half"], callback: Callback | None = None
+    ) -> Float[Tensor, "n 1 height half"]:
+        """callback: never called, since there are no iterations."""
+        return (self.start + self.logits(self.unet(CONTRAST * (x - self.x_mean))[0])).sigmoid()
+
+    def loss(self, images: Float[Tensor, "n 1 height width"]) -> Float[Tensor, ""]:
+        """Mean squared error of the completed halves."""
+        return squared_errors(self(halves(images)[0]), images).mean()
 
 
 def squared_errors(
@@ -144,18 +124,13 @@ def squared_errors(
     return (255 * (completed - halves(images)[1])).square().flatten(-3).mean(-1)
 
 
-def completion_loss(model: nn.Module, images: Float[Tensor, "n 1 height width"]) -> Float[Tensor, ""]:
-    """Mean squared error of the completed halves."""
-    return squared_errors(model(halves(images)[0]), images).mean()
-
-
 @torch.no_grad()
 def completions(
     model: nn.Module, images: Float[Tensor, "n 1 height width"], iterations: int, chunk: int = 100
 ) -> Float[Tensor, "iterations n 1 height half"]:
-    """The minimiser after each bundle iteration, on the CPU.
+    """The completed half after each iteration, on the CPU.
 
-    Where inference ends early, its last minimiser stands for the rest.
+    Where inference ends early, its last point stands for the rest.
     """
     device = next(model.parameters()).device
 

@@ -1,11 +1,12 @@
 """How far inference is from the minimum after so many evaluations of the network: bundles and gradient descent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 import icnn
+from experiments._table import markdown_table
 
 BUDGETS = (1, 2, 3, 5, 7, 10, 15, 20, 30)
 EXACT = dict(method="bundle", max_iter=100, tol=1e-12)
@@ -41,3 +42,18 @@ def gaps(
             for budget, solution in zip(BUDGETS, solutions, strict=True)
         ]
     return found
+
+
+def gap_table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """What `gaps` found, one row for each method and budget."""
+    head = ("method, iterations", "evaluations", "median", "worst")
+    rows = [
+        (
+            f"{name}, {point['iterations']}",
+            f"{point['evaluations']:.1f}",
+            *(f"{point[key]:.0e}" for key in ("median", "worst")),
+        )
+        for name, points in found.items()
+        for point in points
+    ]
+    return markdown_table(head, rows)

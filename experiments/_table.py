@@ -6,34 +6,55 @@ from statistics import fmean, stdev
 import numpy as np
 
 
-def spread(errors: np.ndarray) -> dict:
-    """Mean and standard deviations of errors (seeds, pictures), over seeds only if there are several."""
-    per_seed = errors.mean(axis=1)
+def spread(errors: np.ndarray, group: np.ndarray) -> dict:
+    """Mean and standard deviations of errors (seeds, pictures): over pictures, their groups, and seeds.
+
+    Those of one number are None.
+    """
+    per_seed, per_picture = errors.mean(axis=1), errors.mean(axis=0)
     return {
         "mse": float(errors.mean()),
-        "sd_pictures": float(errors.mean(axis=0).std(ddof=1)),
-        "sd_seeds": float(per_seed.std(ddof=1)) if len(errors) > 1 else None,
+        "sd_pictures": _sd(per_picture),
+        "sd_groups": _sd(np.array([per_picture[group == one].mean() for one in np.unique(group)])),
+        "sd_seeds": _sd(per_seed),
         "per_seed": per_seed.tolist(),
     }
 
 
-def paired(ours: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Ours minus the other on the same pictures; errors (seeds, pictures) of each."""
-    difference = ours.mean(axis=0) - other.mean(axis=0)
+def paired(ours: np.ndarray, other: np.ndarray) -> dict:
+    """Ours minus the other on the same pictures, seed by seed; errors (seeds, pictures), or (1, pictures) without."""
+    difference = ours - other
+    per_picture, per_seed = difference.mean(axis=0), difference.mean(axis=1)
     return {
         "difference": float(difference.mean()),
-        "standard_error": float(difference.std(ddof=1) / len(difference) ** 0.5),
-        "share_better": float((difference < 0).mean()),
+        "standard_error": float(per_picture.std(ddof=1) / len(per_picture) ** 0.5),
+        "sd_seeds": _sd(per_seed),
+        "seeds": len(per_seed),
+        "share_better": float((per_picture < 0).mean()),
     }
 
 
-def error_table(spreads: Mapping[str, Mapping]) -> str:
-    """One row per method, the worst first."""
-    rows = [
-        (name, f"{found['mse']:.1f}", f"{found['sd_pictures']:.1f}", _or_dash(found["sd_seeds"]))
-        for name, found in sorted(spreads.items(), key=lambda item: -item[1]["mse"])
-    ]
-    return markdown_table(("method", "MSE (0..255)", "± over pictures", "± over seeds"), rows)
+def _sd(values: np.ndarray) -> float | None:
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def error_table(spreads: Mapping[str, Mapping], seconds: Mapping[str, Sequence[float]], groups: str) -> str:
+    """One row per method, the worst first; seconds: of each fit of those that have seeds."""
+    head = (
+        "method",
+        "MSE (0..255)",
+        "± over pictures",
+        f"± over {groups}",
+        "± over seeds",
+        "seeds",
+        "seconds of a fit",
+    )
+    rows = []
+    for name, found in sorted(spreads.items(), key=lambda item: -item[1]["mse"]):
+        spread_over = (or_dash(found[f"sd_{what}"], ".1f") for what in ("pictures", "groups", "seeds"))
+        fits = (str(len(seconds[name])), f"{fmean(seconds[name]):.0f}") if name in seconds else ("–", "–")
+        rows.append((name, f"{found['mse']:.1f}", *spread_over, *fits))
+    return markdown_table(head, rows)
 
 
 def mean_sd(values: Sequence[float], digits: int) -> str:
@@ -48,5 +69,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def or_dash(value: float | None, form: str) -> str:
+    """The number, or a dash where there is none."""
+    return "–" if value is None else format(value, form)

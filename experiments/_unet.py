@@ -38,9 +38,12 @@ CONTRAST = 2.0  # brings centred pixels to about half a unit of spread
 
 
 class UNet(nn.Module):
-    """Features of pictures (n, *shape): a list of (n, channels[i], height / 2^i, width / 2^i)."""
+    """Features of pictures (n, *shape): a list of (n, channels[i], height / 2^i, width / 2^i).
 
-    def __init__(self, shape: Shape, channels: Sequence[int], dense: int) -> None:
+    dense: width where it is narrowest; None for two convolutions in place of full matrices.
+    """
+
+    def __init__(self, shape: Shape, channels: Sequence[int], dense: int | None) -> None:
         super().__init__()
         if any(size % 2 ** (len(channels) - 1) for size in shape[1:]):
             raise ValueError(f"pictures of shape {shape} cannot be halved {len(channels) - 1} times")
@@ -50,10 +53,7 @@ class UNet(nn.Module):
             nn.Conv2d(fine, coarse, kernel, stride=2, padding=kernel // 2)
             for (fine, coarse), kernel in zip(pairwise((shape[0], *channels[1:])), kernels, strict=True)
         )
-        size = prod(self.shapes[-1])
-        self.bottleneck = nn.Sequential(
-            nn.Flatten(), nn.Linear(size, dense), nn.ReLU(), nn.Linear(dense, size), nn.ReLU()
-        )
+        self.bottleneck = _convolutions(channels[-1]) if dense is None else _matrices(prod(self.shapes[-1]), dense)
         self.decoder = nn.ModuleList(
             nn.ConvTranspose2d(2 * coarse, fine, 4, stride=2, padding=1)
             for coarse, fine in pairwise(reversed(channels))
@@ -67,6 +67,15 @@ class UNet(nn.Module):
         for layer in self.decoder:
             features.append(F.relu(layer(torch.cat([features[-1], encoded.pop()], dim=1))))
         return features[::-1]
+
+
+def _matrices(size: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.ReLU(), nn.Linear(width, size), nn.ReLU())
+
+
+def _convolutions(channels: int) -> nn.Sequential:
+    first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
 
 class Path(nn.Module):

@@ -1,8 +1,10 @@
-"""Complete the left half of a picture from its right half with a convolutional PICNN and bundle entropy.
+"""Complete the left half of a picture from its right half with a convolutional PICNN, and measure what its parts add.
 
 The claim (Amos, Xu, Kolter 2017, "Input Convex Neural Networks"): an energy that is convex in the unknown
-pixels, minimised by five bundle iterations and trained through its argmin, completes faces. Beside it stand
-the same net with the coupling between the unknown pixels removed (a sigmoid regression), and baselines.
+pixels, minimised by five bundle iterations and trained through its argmin, completes faces. Beside it stand, with the
+same data and recipe: thirty iterations; gradient descent in place of bundles; the Fenchel-Young loss; the same net
+without convexity, and without the coupling between the unknown pixels (a sigmoid regression); a fully convolutional
+net; and baselines.
 """
 
 import logging
@@ -20,8 +22,9 @@ from optuna.distributions import FloatDistribution
 import icnn
 from experiments._augmentation import Augmentation
 from experiments._baselines import baseline_errors
-from experiments._completer import Completer, Plain, Unet, completion_loss, final_error
-from experiments._completion_results import COUPLED, UNCOUPLED, report, score
+from experiments._completer import ICNN, NO_COUPLING, WAYS, Completer, Convolutional, final_error
+from experiments._completion_energies import Plain, Unet
+from experiments._completion_results import report, score
 from experiments._config import Common
 from experiments._pictures import DataError, Split, load_split
 from experiments._processes import launched
@@ -53,25 +56,26 @@ class Config(Choice, Common):
     """Hold out this fold of the training groups and score on it; the test pictures are left alone."""
     folds: int = 7
     """Folds of grouped cross-validation (7 of the 35 training persons: five each, as in the test)."""
-    coupling: bool = True
-    """Fit the convex net; --no-coupling leaves the comparator alone in the table."""
-    comparator: bool = True
-    """Fit the same net without coupling, whose energy is linear in the unknown pixels."""
+    rows: tuple[str, ...] = (ICNN, NO_COUPLING)
+    """What to fit."""
+    comparator_seeds: int = 3
+    """Of the rows other than ICNN and no coupling, at most this many seeds are fitted."""
     search: int = 0
-    """Trials of a search for each net's step length, weight decay and averaging, by validation loss alone; 0 for none.
+    """Trials of a search for each row's step length, weight decay and averaging, by validation loss alone; 0 for none.
     Where no pictures are held out, the search holds out the first fold."""
-    iterations: int = 5
-    """Bundle iterations of each inference, in training and in the score."""
     accelerator: str = "auto"
     """Where to fit: auto, cpu, cuda."""
     net: tyro.conf.OmitArgPrefixes[Plain | Unet] = field(default_factory=Plain)
+    convolutions: tuple[int, ...] = (16, 32, 64)
+    """Channels of the fully convolutional net, a U-net, at stride 1, 2, 4, ..."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=lambda: Recipe(epochs=50, batch=70))
     augmentation: tyro.conf.OmitArgPrefixes[Augmentation] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.coupling or self.comparator):
-            raise ValueError("--no-coupling with --no-comparator leaves no net to fit")
+        unknown = [row for row in self.rows if row not in WAYS]
+        if unknown or not self.rows:
+            raise ValueError(f"--rows is {list(self.rows)}: expected one or more of {list(WAYS)}")
         if self.recipe.patience and self.data == "olivetti" and self.validate is None:
             raise ValueError("--patience needs a validation loss: choose the fold to hold out by --validate")
 
@@ -84,7 +88,9 @@ DEFAULTS = {
     ),
     "olivetti": Config(
         data="olivetti",
+        rows=tuple(WAYS),
         net=Unet(),
+        convolutions=(16, 32, 64, 96, 128),
         recipe=Recipe(epochs=60, batch=35, lr=2e-3, schedule="cosine", warmup=20, ema=0.98),
         augmentation=Augmentation(flip=0.5, rotate=4.0, scale=0.04, shift=(1.5, 2.0), brightness=0.1, mix=1.0),
     ),
@@ -119,17 +125,17 @@ def run(config: Config) -> None:
     log.info("%s: %d pictures to fit, %d to score", config.data, len(split.train), len(split.score))
     baselines = baseline_errors(split.train, split.score, config.folds)
     seconds = time.perf_counter() - begin
-    tuned = {name: _tuned(config, split, name) for name in _nets(config)}
-    fitted = {name: [_fit(tuned[name], split, name, seed) for seed in config.seed] for name in tuned}
+    tuned = {row: _tuned(config, split, row) for row in config.rows}
+    fitted = {row: [_fit(tuned[row], split, row, seed) for seed in _seeds(config, row)] for row in config.rows}
     begin = time.perf_counter()
-    results = score(fitted, baselines, split.score.images, config.iterations)
+    results = score(fitted, baselines, split.score)
     metrics, data = results.metrics(), _data(config, split)
     if config.search:
-        data["searched"] = {name: {key: getattr(best.recipe, key) for key in SPACE} for name, best in tuned.items()}
+        data["searched"] = {row: {key: getattr(best.recipe, key) for key in SPACE} for row, best in tuned.items()}
     seconds += time.perf_counter() - begin
     seconds += sum(one.seconds for runs in fitted.values() for one in runs)
-    results.draw(config.out / "completions.png")
-    curves, file = {name: runs[0].history for name, runs in fitted.items()}, config.out / "record.json"
+    results.draw(config.out)
+    curves, file = {row: runs[0].history for row, runs in fitted.items()}, config.out / "record.json"
     publish(report, write_record(file, "completion", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
@@ -141,12 +147,12 @@ def _split(config: Config) -> Split:
     return Split(split.train[:100], watched, split.score[:50])
 
 
-def _nets(config: Config) -> list[str]:
-    return [COUPLED] * config.coupling + [UNCOUPLED] * config.comparator
+def _seeds(config: Config, row: str) -> tuple[int, ...]:
+    return config.seed if row in (ICNN, NO_COUPLING) else config.seed[: config.comparator_seeds]
 
 
-def _tuned(config: Config, split: Split, name: str) -> Config:
-    """The config with what a search finds best for this net on the validation pictures, if one is asked for."""
+def _tuned(config: Config, split: Split, row: str) -> Config:
+    """The config with what a search finds best for this row on the validation pictures, if one is asked for."""
     if not config.search:
         return config
     if split.validation is None:
@@ -154,30 +160,34 @@ def _tuned(config: Config, split: Split, name: str) -> Config:
 
     def validate(settings: dict[str, Any], folder: Path) -> float:
         tried = replace(config, out=folder, recipe=replace(config.recipe, **settings))
-        return _fit(tried, split, name, config.seed[0]).validation
+        return _fit(tried, split, row, config.seed[0]).validation
 
-    found = search(config.out / "search" / name.replace(" ", "-"), SPACE, validate, config.search)
+    found = search(config.out / "search" / _file(row), SPACE, validate, config.search)
     return replace(config, recipe=replace(config.recipe, **found.settings))
 
 
-def _fit(config: Config, split: Split, name: str, seed: int) -> Fitted:
+def _fit(config: Config, split: Split, row: str, seed: int) -> Fitted:
     torch.manual_seed(seed)
-    seen = split.train.images
+    seen, way = split.train.images, WAYS[row]
     if config.augmentation.flip:
         seen = torch.cat([seen, seen.flip(-1)])
-    model = Completer(config.net, seen, config.iterations, coupling=name == COUPLED)
+    model = Completer(config.net, seen, way) if way.iterations else Convolutional(config.convolutions, seen)
     watched = split.validation
     return fit(
         launched(config.accelerator),
         model,
         split.train.images,
-        lambda model, images: completion_loss(model, config.augmentation(images)),
+        lambda model, images: model.loss(config.augmentation(images)),  # pyright: ignore[reportCallIssue]
         config.recipe,
         seed=seed,
-        checkpoint=config.out / "checkpoints" / f"{name.replace(' ', '-')}-seed{seed}.ckpt",
-        after_step=lambda: icnn.project_(model),
+        checkpoint=config.out / "checkpoints" / f"{_file(row)}-seed{seed}.ckpt",
+        after_step=lambda: icnn.project_(model) if way.convex else None,
         validate=None if watched is None else lambda model: final_error(model, watched.images),
     )
+
+
+def _file(row: str) -> str:
+    return row.replace(",", "").replace(" ", "-")
 
 
 def _data(config: Config, split: Split) -> dict[str, Any]:

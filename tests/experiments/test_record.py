@@ -44,13 +44,16 @@ def test_record_keys(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.new"))
 
 
-def test_spread_over_pictures_and_seeds() -> None:
-    found = spread(np.array([[1.0, 3.0], [3.0, 9.0]]))
-    assert found["mse"] == 4
-    assert found["per_seed"] == [2, 6]
+def test_spread_over_pictures_groups_and_seeds() -> None:
+    found = spread(np.array([[1.0, 3.0, 5.0], [3.0, 9.0, 9.0]]), np.array([4, 4, 7]))
+    assert found["mse"] == 5
+    assert found["per_seed"] == [3, 7]
     assert found["sd_seeds"] == pytest.approx(8**0.5)
-    assert found["sd_pictures"] == pytest.approx(8**0.5)  # of 2 and 6
-    assert spread(np.array([[1.0, 3.0]]))["sd_seeds"] is None
+    assert found["sd_pictures"] == pytest.approx(np.std([2, 6, 7], ddof=1))
+    assert found["sd_groups"] == pytest.approx(4.5**0.5)  # of 4 and 7
+    alone = spread(np.array([[1.0, 3.0]]), np.array([0, 0]))
+    assert alone["sd_seeds"] is None
+    assert alone["sd_groups"] is None
 
 
 def test_paired_difference() -> None:
@@ -58,8 +61,22 @@ def test_paired_difference() -> None:
     assert found["difference"] == -1
     assert found["standard_error"] == pytest.approx(3**-0.5)
     assert found["share_better"] == pytest.approx(2 / 3)
+    assert found["sd_seeds"] is None
+
+
+def test_seeds_are_paired_too() -> None:
+    ours, other = np.array([[1.0, 2.0], [5.0, 6.0]]), np.array([[2.0, 3.0], [7.0, 8.0]])
+    assert paired(ours, other)["sd_seeds"] == pytest.approx(0.5**0.5)  # of -1 and -2
+    assert paired(ours, other)["standard_error"] == 0
+    assert paired(ours, other[:1])["difference"] == 1  # a method without seeds
 
 
 def test_the_table_has_the_worst_method_first() -> None:
-    table = error_table({"good": spread(np.array([[1.0, 3.0]])), "bad": spread(np.array([[5.0, 7.0]]))})
-    assert table.splitlines()[2:] == ["| bad | 6.0 | 1.4 | – |", "| good | 2.0 | 1.4 | – |"]
+    errors = {"good": [[1.0, 3.0]], "bad": [[5.0, 7.0]]}
+    spreads = {name: spread(np.array(error), np.array([0, 1])) for name, error in errors.items()}
+    table = error_table(spreads, {"good": [20.0]}, "people")
+    assert "± over people" in table
+    assert table.splitlines()[2:] == [
+        "| bad | 6.0 | 1.4 | 1.4 | – | – | – |",
+        "| good | 2.0 | 1.4 | 1.4 | – | 1 | 20 |",
+    ]

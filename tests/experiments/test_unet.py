@@ -20,6 +20,16 @@ def test_features_stand_at_strides_one_two_four() -> None:
     assert [tuple(u.shape) for u in unet(torch.rand(3, *SHAPE))] == [(3, *shape) for shape in shapes]
 
 
+def test_without_full_matrices_a_picture_may_have_any_size() -> None:
+    unet = UNet(SHAPE, CHANNELS, dense=None)
+    assert [tuple(u.shape) for u in unet(torch.rand(3, 1, 32, 24))] == [
+        (3, 4, 32, 24),
+        (3, 6, 16, 12),
+        (3, 8, 8, 6),
+        (3, 8, 4, 3),
+    ]
+
+
 def test_pictures_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 12, 8\) cannot be halved 3 times"):
         UNet((1, 12, 8), CHANNELS, dense=7)
