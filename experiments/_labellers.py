@@ -1,115 +1,130 @@
 """The ways to learn an energy of label sets, and the net without an energy: each has a loss and gives probabilities."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import icnn
-from experiments._tagger import LAZY, Tagger
+from experiments._descent import descended
+from experiments._tagger import Committee, Features, Tagger
 from icnn import losses
 
-DESCENT = icnn.Descent("momentum", lr=0.3, beta=0.3)
+DESCENT = icnn.Descent("gradient")  # steps of 2 / (k + 1), which kinks do not upset
 STEPS = 30  # of gradient descent, as in the paper
 
 
 @dataclass(frozen=True)
-class Size:
-    """What a network for labels consists of."""
+class Net:
+    """What a network for labels consists of, and how its coupling and its F1 loss are weighed."""
 
     width: int = 2000
     """Features of the input."""
     units: int = 16
-    """Convex units that couple the labels."""
+    """Convex units that couple the labels, beside the two that count them."""
     dropout: float = 0.2
     """Share of the features that are left out while fitting."""
+    calm: float = 200.0
+    """By what the features are divided where the coupling depends on them: the larger, the slower it follows them."""
+    sharpness: float = 4.0
+    """Factor of the energy, against the entropy, where F1 is learned."""
+    shift: float = 1.75
+    """Added to the logit of every label where F1 is learned: one in seven is worth a label."""
+    f1_weight: float = 0.5
+    """Of the F1 loss, beside the squared errors of the marginals."""
 
 
 @dataclass(frozen=True)
 class Way:
     """How an energy is learned.
 
-    loss: "argmin", squared errors of the argmin; "Fenchel-Young"; "max-margin". unrolled: the argmin is found, and
-    differentiated, by STEPS of gradient descent, else by a few bundle iterations. positive: weight of an error at a
-    label that is there. watched: the decision whose F1 on the validation rows is watched. calm: of the Tagger.
-    epochs: where other than those of the recipe.
+    loss: "squares", squared errors of the argmin; "F1", one minus its soft F1, and beside it squared errors of the
+    marginals, which are the argmin without coupling; "Fenchel-Young"; "max-margin". unrolled: the argmin is found, and
+    differentiated, by STEPS of gradient descent, else by a few bundle iterations.
     """
 
-    loss: str = "argmin"
+    loss: Literal["squares", "F1", "Fenchel-Young", "max-margin"] = "squares"
     unrolled: bool = False
     coupling: bool = True
     convex: bool = True
-    positive: float = 1.0
-    watched: str = "expected F1"
-    calm: float = LAZY
-    epochs: int | None = None
+
+    @property
+    def watched(self) -> str:
+        """The decision whose F1 on the validation rows is watched."""
+        return "threshold 0.5" if self.loss == "F1" else "expected F1"
 
 
-HALF = "threshold 0.5"
 WAYS = {
     "ICNN, argmin by bundles": Way(),
-    "ICNN, argmin by bundles, positives weighted": Way(positive=6.0, watched=HALF, calm=1.0, epochs=5),
+    "ICNN, argmin by bundles, F1": Way("F1"),
     "ICNN, argmin by unrolled descent": Way(unrolled=True),
+    "ICNN, argmin by unrolled descent, F1": Way("F1", unrolled=True),
     "ICNN, Fenchel-Young": Way("Fenchel-Young"),
     "ICNN, max-margin": Way("max-margin"),
-    "no coupling, argmin by bundles": Way(coupling=False),
-    "no coupling, argmin by bundles, positives weighted": Way(coupling=False, positive=6.0, watched=HALF),
+    "no coupling": Way(coupling=False),
+    "no coupling, F1": Way("F1", coupling=False),
     "no convexity, argmin by unrolled descent": Way(unrolled=True, convex=False),
+    "no convexity, argmin by unrolled descent, F1": Way("F1", unrolled=True, convex=False),
 }
 
 
 class Labeller(nn.Module):
-    """An energy, the way in which it is learned, and the argmin of energy minus entropy as probabilities."""
+    """Features, an energy, the way in which they are learned, and the argmin of energy minus entropy as probabilities.
 
-    def __init__(self, f: Tagger, way: Way, iterations: int) -> None:
+    x, y: the rows that will be learned from, (n, inputs) and (n, labels), whose usual sizes are where learning starts.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, net: Net, way: Way, iterations: int) -> None:
         super().__init__()
-        self.f, self.way = f, way
-        gradient = "unrolled" if way.unrolled else "implicit"
+        size = torch.linalg.vector_norm(x, dim=1).mean().item()
+        sharp = dict(sharpness=net.sharpness, shift=net.shift) if way.loss == "F1" else {}
+        self.features = Features(x.shape[1], size, net.width, net.dropout)
+        self.f = f = Tagger(
+            net.width, y, units=net.units, calm=net.calm, coupling=way.coupling, convex=way.convex, **sharp
+        )
+        self.way, self.f1_weight = way, net.f1_weight
         inference = dict(method=DESCENT, max_iter=STEPS) if way.unrolled else dict(method="bundle", max_iter=iterations)
         self.inference: dict[str, Any] = dict(regularizer="entropy", on_failure="zero") | inference
-        match way.loss:
-            case "argmin":
-                criterion = partial(weighted_squares, way.positive)
-                self.criterion = losses.Argmin(f, criterion, gradient=gradient, **self.inference)
-            case "Fenchel-Young":
-                self.criterion = losses.FenchelYoung(f, **self.inference)
-            case "max-margin":
-                self.criterion = losses.MaxMargin(f, **self.inference)
+        if way.loss == "Fenchel-Young":
+            self.criterion = losses.FenchelYoung(f, **self.inference)
+        if way.loss == "max-margin":
+            self.criterion = losses.MaxMargin(f, **self.inference)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.way.convex:
-            return self.criterion(x, y)
-        return weighted_squares(self.way.positive, descended(self.f.given(x), y.shape, create_graph=True), y).mean()
+        h = self.features(x)
+        if self.way.loss in ("Fenchel-Young", "max-margin"):
+            return self.criterion(h, y)
+        p = self.argmin(h)
+        if self.way.loss == "squares":
+            return (p - y).square().sum(-1).mean()
+        marginals = self.f.logits(h).sigmoid()
+        return self.f1_weight * (1 - losses.soft_f1(p, y)).mean() + (marginals - y).square().sum(-1).mean()
 
+    def argmin(self, h: Tensor) -> Tensor:
+        if self.way.convex:
+            gradient = ("unrolled" if self.way.unrolled else "implicit") if torch.is_grad_enabled() else "none"
+            return icnn.argmin(self.f, h, gradient=gradient, **self.inference).y
+        return descended(self.f, h, torch.full(self.f.y_shape, 0.5), DESCENT, STEPS)
+
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        if self.way.convex:
-            with torch.no_grad():
-                return icnn.argmin(self.f, x, gradient="none", **self.inference).y
-        shape = (*x.shape[:-1], *self.f.y_shape)
-        return descended(self.f.given(x), shape, create_graph=False).detach()
+        return self.argmin(self.features(x))
 
 
-def weighted_squares(positive: float, p: Tensor, y: Tensor) -> Tensor:
-    """Σ_j w_j (p_j - y_j)², w = positive where y = 1, else 1."""
-    return ((1 + (positive - 1) * y) * (p - y).square()).sum(-1)
+class Jury(nn.Module):
+    """The argmin of the mean of several labellers' energies minus entropy, as probabilities."""
 
+    def __init__(self, members: Sequence[Labeller], iterations: int) -> None:
+        super().__init__()
+        self.f, self.iterations = Committee([(member.features, member.f) for member in members]), iterations
 
-def descended(energy: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, create_graph: bool) -> Tensor:
-    """y after STEPS of gradient descent with momentum on f - H in logits, for an f that icnn.argmin would refuse."""
-    assert DESCENT.lr is not None
-    with torch.enable_grad():
-        u = torch.zeros(shape, requires_grad=True)
-        v = torch.zeros_like(u)
-        for _ in range(STEPS):
-            y = u.sigmoid()
-            (slope,) = torch.autograd.grad(energy(y).sum(), y, create_graph=create_graph)
-            v = DESCENT.beta * v - DESCENT.lr * (slope + u)
-            u = u + v
-        return u.sigmoid()
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        asked: dict[str, Any] = dict(regularizer="entropy", method="bundle", gradient="none", on_failure="zero")
+        return icnn.argmin(self.f, x, max_iter=self.iterations, **asked).y
 
 
 class FeedForward(nn.Module):

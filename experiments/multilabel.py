@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -25,23 +25,29 @@ from torch import Tensor, nn
 
 from experiments._config import Common
 from experiments._figures import gap_plot, time_plot
-from experiments._gaps import gaps
-from experiments._labellers import DESCENT, HALF, WAYS, FeedForward, Labeller, Size
+from experiments._gaps import gap_table, gaps
+from experiments._labellers import DESCENT, WAYS, FeedForward, Jury, Labeller, Net
 from experiments._logistic import logistic_scores
-from experiments._multilabel_data import Labelled, held_out, load_multilabel, weighted
+from experiments._multilabel_data import Labelled, Weighting, held_out, load_multilabel, weighted
 from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, by_expected_f1, f1, scores
 from experiments._processes import launched
 from experiments._record import Record, conducted, publish, write_record
 from experiments._sources import DataError
 from experiments._table import markdown_table, mean_sd
-from experiments._tagger import Tagger
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
 
 FEED_FORWARD = "feed-forward net"
-LOGISTIC = {"logistic regression, binary": "binary", "logistic regression, tf-idf": "tf-idf"}
+LOGISTIC: Mapping[str, Weighting] = {"logistic regression, binary": "binary", "logistic regression, tf-idf": "tf-idf"}
 BUNDLES, UNROLLED = "ICNN, argmin by bundles", "ICNN, argmin by unrolled descent"
+PAIRS = {  # a part of the energy: what has it, and what differs by it alone
+    "coupling": (BUNDLES, "no coupling"),
+    "coupling, F1": (f"{BUNDLES}, F1", "no coupling, F1"),
+    "convexity": (UNROLLED, "no convexity, argmin by unrolled descent"),
+    "convexity, F1": (f"{UNROLLED}, F1", "no convexity, argmin by unrolled descent, F1"),
+}
+HEADLINES = (*PAIRS["coupling"], *PAIRS["coupling, F1"])
 METHODS = {"bundle entropy": "bundle", "gradient descent": DESCENT, "gradient descent, searched": "gradient"}
 SHOWN = 256  # test rows whose inference is watched
 MAIN, FIT = "example-F1", "fit seconds"
@@ -64,14 +70,14 @@ class Config(Common):
     rows: tuple[str, ...] = (*WAYS, FEED_FORWARD, *LOGISTIC)
     """What to fit; all by default."""
     comparator_seeds: int = 3
-    """Of the rows that do not begin with "ICNN, argmin by bundles", at most this many seeds are fitted."""
-    weighting: Literal["none", "binary", "tf-idf"] = "tf-idf"
+    """Of the rows that are not HEADLINES, at most this many seeds are fitted."""
+    weighting: Weighting = "tf-idf"
     """Of the features, for the nets."""
     share: float = 0.2
     """Of the training rows, held out."""
     iterations: int = 5
     """Bundle iterations of each inference, in training and in the score."""
-    size: tyro.conf.OmitArgPrefixes[Size] = field(default_factory=Size)
+    net: tyro.conf.OmitArgPrefixes[Net] = field(default_factory=Net)
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(
         default_factory=lambda: Recipe(epochs=8, batch=128, schedule="cosine", warmup=15, ema=0.99)
     )
@@ -84,67 +90,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.multilabel")
     if config.quick:
         recipe = replace(config.recipe, epochs=2)
-        config = replace(config, seed=config.seed[:1], size=replace(config.size, width=100), recipe=recipe)
+        config = replace(config, seed=config.seed[:1], net=replace(config.net, width=100), recipe=recipe)
     return conducted(config, run, DataError)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows as the nets see them. A first fit is to some of the training rows, a second one to all of them."""
+
+    some: Labelled
+    validation: Labelled
+    all: Labelled
+    test: Labelled
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A net fitted to some of the training rows, and anew to all of them for as many epochs."""
+
+    some: Fitted
+    all: Fitted
+
+    def scores(self, parts: Parts) -> dict[str, Any]:
+        found = scores(predicted(self.some.model, parts.validation), predicted(self.all.model, parts.test))
+        return {**found, "epochs": self.some.epoch + 1, FIT: self.some.seconds}
 
 
 def run(config: Config) -> None:
     """Fit, score, and leave the results in config.out."""
     begin = time.perf_counter()
     train, test = load_multilabel(config.data, config.path, config.labels, config.header)
-    results = {row: [_result(config, row, train, test, seed) for seed in _seeds(config, row)] for row in config.rows}
-    metrics: dict[str, Any] = {"rows": {row: [scored for scored, _ in found] for row, found in results.items()}}
-    curves = {row: found[0][1] for row, found in results.items() if found[0][1]}
-    if BUNDLES in config.rows:
-        metrics["gaps"] = _gaps(config, train, test, results[BUNDLES][0][0]["epochs"])
+    held = held_out(train, config.share, config.seed[0])
+    parts = Parts(*weighted(config.weighting, *held), *weighted(config.weighting, train, test))
+    rows, learned = {}, {}
+    for row in config.rows:
+        if row in LOGISTIC:
+            rows[row] = [logistic_scores(train, test, LOGISTIC[row], config.share, config.seed[0])]
+        else:
+            learned[row] = [_learned(config, row, parts, seed) for seed in _seeds(config, row)]
+            rows[row] = [found.scores(parts) for found in learned[row]]
+        for found in rows[row]:
+            log.info("%s: %s", row, ", ".join(f"{decision} {found[decision][MAIN]:.4f}" for decision in DECISIONS))
+    metrics = {"rows": rows, "means": _means(config, learned, parts)}
+    if BUNDLES in learned:
+        metrics["gaps"] = _gaps(learned[BUNDLES][0], parts.test)
+    curves = {row: found[0].some.history for row, found in learned.items()}
     data = {"name": " ".join(config.data), "train": len(train), "test": len(test), "labels": test.labels.shape[1]}
-    seconds = time.perf_counter() - begin
-    file = config.out / "record.json"
+    seconds, file = time.perf_counter() - begin, config.out / "record.json"
     publish(report, write_record(file, "multilabel", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
 def _seeds(config: Config, row: str) -> tuple[int, ...]:
-    """The seeds of a row; logistic regression has none but that of the split."""
-    if row in LOGISTIC:
-        return config.seed[:1]
-    return config.seed if row.startswith("ICNN, argmin by bundles") else config.seed[: config.comparator_seeds]
+    return config.seed if row in HEADLINES else config.seed[: config.comparator_seeds]
 
 
-def _result(config: Config, row: str, train: Labelled, test: Labelled, seed: int) -> tuple[dict[str, Any], list[dict]]:
-    """The scores of one row at one seed, and its losses by epoch."""
-    begin = time.perf_counter()
-    if row in LOGISTIC:
-        scored, history = logistic_scores(train, test, LOGISTIC[row], config.share, seed), []  # pyright: ignore
-    else:
-        scored, history = _learned(config, row, train, test, seed)
-    log.info(
-        "%s, seed %d: %s", row, seed, ", ".join(f"{decision} {scored[decision][MAIN]:.4f}" for decision in DECISIONS)
-    )
-    return scored | {"seconds": time.perf_counter() - begin}, history
+def _learned(config: Config, row: str, parts: Parts, seed: int) -> Learned:
+    """Stop by the held-out rows, and fit all rows as long."""
+    some = _fit(config, row, parts.some, parts.validation, seed, config.recipe, "some")
+    recipe = replace(config.recipe, epochs=some.epoch + 1, patience=0)
+    return Learned(some, _fit(config, row, parts.all, None, seed, recipe, "all"))
 
 
-def _gaps(config: Config, train: Labelled, test: Labelled, epochs: int) -> dict[str, list[dict[str, float]]]:
-    """Of the energy that was learned through bundles on all training rows, at the first seed."""
-    whole, scored = weighted(config.weighting, train, test)
-    recipe = replace(config.recipe, epochs=epochs, patience=0)
-    model = _fit(config, BUNDLES, whole, None, config.seed[0], recipe, "whole").model.eval()
-    model = getattr(model, "module", model)
-    assert isinstance(model, Labeller)
-    return gaps(model.f, scored.tensors()[0][:SHOWN], METHODS)
+def _means(config: Config, learned: Mapping[str, Sequence[Learned]], parts: Parts) -> dict[str, Any]:
+    """For each of HEADLINES the scores of the mean of the energies that all seeds have learned."""
+    means = {}
+    for row in HEADLINES:
+        if len(found := learned.get(row, ())) > 1:
+            some, whole = (
+                Jury([_labeller(fitted) for fitted in nets], 2 * config.iterations)
+                for nets in zip(*((one.some, one.all) for one in found), strict=True)
+            )
+            means[row] = scores(predicted(some, parts.validation), predicted(whole, parts.test))
+    return means
 
 
-def _learned(config: Config, row: str, train: Labelled, test: Labelled, seed: int) -> tuple[dict[str, Any], list[dict]]:
-    """Stop by the held-out rows, fit all rows as long, and score."""
-    fitted, validation = weighted(config.weighting, *held_out(train, config.share, seed))
-    recipe = config.recipe
-    if row in WAYS and not config.quick:
-        recipe = replace(recipe, epochs=WAYS[row].epochs or recipe.epochs)
-    first = _fit(config, row, fitted, validation, seed, recipe, "part")
-    epochs = first.epoch + 1
-    whole, scored = weighted(config.weighting, train, test)
-    last = _fit(config, row, whole, None, seed, replace(recipe, epochs=epochs, patience=0), "whole")
-    found = scores(predicted(first.model, validation), predicted(last.model, scored))
-    return {**found, "epochs": epochs, FIT: first.seconds}, first.history
+def _labeller(fitted: Fitted) -> Labeller:
+    """The net that counts, out of the average of weights that holds it."""
+    net = getattr(fitted.model, "module", fitted.model)
+    assert isinstance(net, Labeller)
+    return net
+
+
+def _gaps(learned: Learned, test: Labelled) -> dict[str, list[dict[str, float]]]:
+    net = _labeller(learned.all).eval()
+    return gaps(net.f, net.features(test.tensors()[0][:SHOWN]), METHODS)
 
 
 def _fit(
@@ -168,23 +197,9 @@ def _fit(
 
 
 def _model(config: Config, row: str, features: Tensor, labels: Tensor) -> nn.Module:
-    inputs, count = features.shape[1], labels.shape[1]
     if row == FEED_FORWARD:
-        return FeedForward(inputs, count)
-    way, size = WAYS[row], config.size
-    norm = torch.linalg.vector_norm(features, dim=1).mean().item()
-    f = Tagger(
-        inputs,
-        labels.mean(0),
-        norm,
-        width=size.width,
-        units=size.units,
-        dropout=size.dropout,
-        calm=way.calm,
-        coupling=way.coupling,
-        convex=way.convex,
-    )
-    return Labeller(f, way, config.iterations)
+        return FeedForward(features.shape[1], labels.shape[1])
+    return Labeller(features, labels, config.net, WAYS[row], config.iterations)
 
 
 def predicted(model: nn.Module, rows: Labelled, chunk: int = 500) -> Predicted:
@@ -198,9 +213,9 @@ def predicted(model: nn.Module, rows: Labelled, chunk: int = 500) -> Predicted:
 
 
 def _watched(model: nn.Module, rows: Labelled, decision: str) -> float:
-    """The example-F1 on these rows under a decision for which nothing is fitted: HALF, or expected F1 at scale 1."""
+    """The example-F1 on these rows under a decision for which nothing is fitted: 0.5, or expected F1 at scale 1."""
     found = predicted(model, rows)
-    chosen = found.p >= 0.5 if decision == HALF else by_expected_f1(found.p, 1.0)
+    chosen = found.p >= 0.5 if decision == DECISIONS[0] else by_expected_f1(found.p, 1.0)
     return f1(chosen, found.labels, MAIN)
 
 
@@ -210,9 +225,13 @@ def report(record: Record, folder: Path) -> str:
         time_plot(folder / "validation.png", record["curves"], "the F1 that is watched")
     rows: Mapping[str, Sequence[Mapping]] = record["metrics"]["rows"]
     parts = [f"Test {measure}, percent\n\n{_table(rows, measure)}" for measure in AVERAGES]
+    if means := record["metrics"].get("means"):
+        parts.append(f"The mean of the energies of {len(record['seed'])} seeds, percent\n\n{_mean_table(means)}")
+    if pairs := [pair for pair in PAIRS.items() if set(pair[1]) <= rows.keys()]:
+        parts.append(f"What a part of the energy adds to the test {MAIN}, percent\n\n{_pair_table(rows, pairs)}")
     if "gaps" in record["metrics"]:
         gap_plot(folder / "gaps.png", record["metrics"]["gaps"])
-        parts.append(f"Energy above its minimum\n\n{_gap_table(record['metrics']['gaps'])}")
+        parts.append(f"Energy above its minimum\n\n{gap_table(record['metrics']['gaps'])}")
     if {BUNDLES, UNROLLED} <= record.get("curves", {}).keys():
         parts.append(_race(record["curves"]))
     return "\n\n".join(parts)
@@ -228,18 +247,26 @@ def _table(rows: Mapping[str, Sequence[Mapping]], measure: str) -> str:
     return markdown_table(head, lines)
 
 
-def _gap_table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    head = ("method, iterations", "evaluations", "median", "worst")
+def _mean_table(means: Mapping[str, Mapping]) -> str:
+    head = ("method", *(f"{measure}, {decision}" for measure in AVERAGES for decision in DECISIONS))
     lines = [
-        (
-            f"{name}, {point['iterations']}",
-            f"{point['evaluations']:.1f}",
-            *(f"{point[key]:.0e}" for key in ("median", "worst")),
-        )
-        for name, points in found.items()
-        for point in points
+        (name, *(f"{100 * found[decision][measure]:.2f}" for measure in AVERAGES for decision in DECISIONS))
+        for name, found in means.items()
     ]
     return markdown_table(head, lines)
+
+
+def _pair_table(rows: Mapping[str, Sequence[Mapping]], pairs: Sequence[tuple[str, tuple[str, str]]]) -> str:
+    """With it minus without it, at the same seeds."""
+    lines = []
+    for part, (has, lacks) in pairs:
+        both = list(zip(rows[has], rows[lacks], strict=False))
+        added = {
+            decision: [100 * (one[decision][MAIN] - other[decision][MAIN]) for one, other in both]
+            for decision in DECISIONS
+        }
+        lines.append((part, *(mean_sd(differences, 2) for differences in added.values()), str(len(both))))
+    return markdown_table(("part", *DECISIONS, "seeds"), lines)
 
 
 def _race(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
