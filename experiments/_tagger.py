@@ -8,7 +8,7 @@ With h = relu(W x), wide, and dropout on it while fitting,
 a PICNN (Amos, Xu, Kolter 2017, equation 3) both of whose layers see the same h. Two of the units start as counts of the
 labels, relu(few - 1ᵀy) and relu(1ᵀy - many), so that the argmin has between few and many of them, whatever h says of
 each alone. Without coupling f is linear in y, and its argmin under the entropy sigmoid(sharpness (a(h) + shift)).
-Without convexity the sign of w is free.
+Without convexity the sign of w is free; it starts by chance, but for the counts.
 
 W starts large against what a step of Adam changes: features move little, and a fit is close to one by the kernel of
 random features, which on few examples of many words generalises better than features that are learned freely.
@@ -128,7 +128,8 @@ class Last(nn.Module):
             self.gate = Affine(Dense((width,), (units + 2,)), gain=0.1, bias=1.0)
             start = torch.full(out.weight_shape, max(units, 1) ** -0.5)
             start[..., -2:] = FIRM / sharpness
-            self.path = NonNegative(out, "abs", start, scale=1.0) if convex else Free(out, start)
+            signs = torch.cat((torch.randint(2, (units,)) * 2 - 1, torch.ones(2)))
+            self.path = NonNegative(out, "abs", start, scale=1.0) if convex else Free(out, start * signs)
 
     def forward(self, h: Tensor, a: Tensor) -> GatedStep:
         path = None if self.path is None else self.path.linear

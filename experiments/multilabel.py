@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+import icnn
 from experiments._config import Common
 from experiments._figures import gap_plot, time_plot
 from experiments._gaps import gap_table, gaps
@@ -48,17 +49,29 @@ PAIRS = {  # a part of the energy: what has it, and what differs by it alone
     "convexity, F1": (f"{UNROLLED}, F1", "no convexity, argmin by unrolled descent, F1"),
 }
 HEADLINES = (*PAIRS["coupling"], *PAIRS["coupling, F1"])
-METHODS = {"bundle entropy": "bundle", "gradient descent": DESCENT, "gradient descent, searched": "gradient"}
+METHODS = {
+    "bundle entropy": "bundle",
+    "gradient descent": DESCENT,
+    "momentum, fixed steps": icnn.Descent("momentum", lr=0.1, beta=0.3),
+}
 SHOWN = 256  # test rows whose inference is watched
 MAIN, FIT = "example-F1", "fit seconds"
 
 
 @dataclass(frozen=True)
-class Config(Common):
-    """Tag texts, or other rows with label sets, with a convex energy."""
+class Choice:
+    """What the defaults depend on."""
 
     data: tuple[str, ...] = ("digits",)
     """"digits", which come with scikit-learn; "bibtex"; or two ARFF files of Mulan form, train and test."""
+    quick: bool = False
+    """Few epochs and small nets, to see that everything works."""
+
+
+@dataclass(frozen=True)
+class Config(Choice, Common):
+    """Tag texts, or other rows with label sets, with a convex energy."""
+
     path: Path | None = None
     """Folder that holds bibtex.npz or its ARFF files (else the environment variable ICNN_DATA, else a download)."""
     labels: int | None = None
@@ -70,7 +83,7 @@ class Config(Common):
     rows: tuple[str, ...] = (*WAYS, FEED_FORWARD, *LOGISTIC)
     """What to fit; all by default."""
     comparator_seeds: int = 3
-    """Of the rows that are not HEADLINES, at most this many seeds are fitted."""
+    """Of the rows other than ICNN by bundles and no coupling, at most this many seeds are fitted."""
     weighting: Weighting = "tf-idf"
     """Of the features, for the nets."""
     share: float = 0.2
@@ -81,17 +94,29 @@ class Config(Common):
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(
         default_factory=lambda: Recipe(epochs=8, batch=128, schedule="cosine", warmup=15, ema=0.99)
     )
-    quick: bool = False
-    """One seed, few epochs and small nets, to see that everything works."""
+
+
+DIGITS = Config(
+    net=Net(width=500, calm=10.0),
+    recipe=Recipe(epochs=15, batch=64, lr=2e-2, schedule="cosine", warmup=15, ema=0.99),
+    weighting="none",
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Config:
+    """The command line, with defaults that depend on --data and --quick."""
+    choice, _ = tyro.cli(Choice, args=arguments, return_unknown_args=True, add_help=False)
+    default = replace(DIGITS if choice.data == DIGITS.data else Config(), data=choice.data, quick=choice.quick)
+    if choice.quick:
+        default = replace(
+            default, net=replace(default.net, width=100), recipe=replace(default.recipe, epochs=2), comparator_seeds=1
+        )
+    return tyro.cli(Config, args=arguments, default=default, prog="python -m experiments.multilabel")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; its exit status."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.multilabel")
-    if config.quick:
-        recipe = replace(config.recipe, epochs=2)
-        config = replace(config, seed=config.seed[:1], net=replace(config.net, width=100), recipe=recipe)
-    return conducted(config, run, DataError)
+    return conducted(parse(arguments), run, DataError)
 
 
 @dataclass(frozen=True)
