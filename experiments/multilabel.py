@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import tyro
+from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 import icnn
@@ -33,6 +34,7 @@ from experiments._multilabel_data import Labelled, Weighting, held_out, load_mul
 from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, by_expected_f1, f1, scores
 from experiments._processes import launched
 from experiments._record import Record, conducted, publish, write_record
+from experiments._search import NothingFoundError, Settings, search
 from experiments._sources import DataError
 from experiments._table import markdown_table, mean_sd
 from experiments._training import Fitted, Recipe, fit
@@ -53,6 +55,11 @@ METHODS = {
     "bundle entropy": "bundle",
     "gradient descent": DESCENT,
     "momentum, fixed steps": icnn.Descent("momentum", lr=0.1, beta=0.3),
+}
+SPACE = {
+    "lr": FloatDistribution(3e-4, 3e-2, log=True),
+    "epochs": IntDistribution(4, 32, log=True),
+    "dropout": FloatDistribution(0.0, 0.5),
 }
 SHOWN = 256  # test rows whose inference is watched
 MAIN, FIT = "example-F1", "fit seconds"
@@ -88,6 +95,8 @@ class Config(Choice, Common):
     """Of the features, for the nets."""
     share: float = 0.2
     """Of the training rows, held out."""
+    search: int = 0
+    """Trials of a search for each net's step length, epochs and dropout, by the held-out rows alone; 0 for none."""
     iterations: int = 5
     """Bundle iterations of each inference, in training and in the score."""
     net: tyro.conf.OmitArgPrefixes[Net] = field(default_factory=Net)
@@ -116,7 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; its exit status."""
-    return conducted(parse(arguments), run, DataError)
+    return conducted(parse(arguments), run, DataError, NothingFoundError)
 
 
 @dataclass(frozen=True)
@@ -147,12 +156,13 @@ def run(config: Config) -> None:
     train, test = load_multilabel(config.data, config.path, config.labels, config.header)
     held = held_out(train, config.share, config.seed[0])
     parts = Parts(*weighted(config.weighting, *held), *weighted(config.weighting, train, test))
-    rows, learned = {}, {}
+    rows, learned, searched = {}, {}, {}
     for row in config.rows:
         if row in LOGISTIC:
             rows[row] = [logistic_scores(train, test, LOGISTIC[row], config.share, config.seed[0])]
         else:
-            learned[row] = [_learned(config, row, parts, seed) for seed in _seeds(config, row)]
+            searched[row] = _searched(config, row, parts)
+            learned[row] = [_learned(_with(config, searched[row]), row, parts, seed) for seed in _seeds(config, row)]
             rows[row] = [found.scores(parts) for found in learned[row]]
         for found in rows[row]:
             log.info("%s: %s", row, ", ".join(f"{decision} {found[decision][MAIN]:.4f}" for decision in DECISIONS))
@@ -161,12 +171,37 @@ def run(config: Config) -> None:
         metrics["gaps"] = _gaps(learned[BUNDLES][0], parts.test)
     curves = {row: found[0].some.history for row, found in learned.items()}
     data = {"name": " ".join(config.data), "train": len(train), "test": len(test), "labels": test.labels.shape[1]}
+    if config.search:
+        data["searched"] = searched
     seconds, file = time.perf_counter() - begin, config.out / "record.json"
     publish(report, write_record(file, "multilabel", config, config.seed, data, metrics, seconds, curves), config.out)
 
 
 def _seeds(config: Config, row: str) -> tuple[int, ...]:
     return config.seed if row in HEADLINES else config.seed[: config.comparator_seeds]
+
+
+def _searched(config: Config, row: str, parts: Parts) -> Settings:
+    """What a search finds best for this row on the held-out rows, if one is asked for."""
+    if not config.search:
+        return {}
+
+    def validate(settings: Settings, folder: Path) -> float:
+        tried = _with(replace(config, out=folder), settings)
+        return _fit(tried, row, parts.some, parts.validation, config.seed[0], tried.recipe, "some").validation
+
+    return search(config.out / "search" / _file(row), SPACE, validate, config.search).settings
+
+
+def _with(config: Config, settings: Settings) -> Config:
+    """The config with settings from SPACE."""
+    net = {key: value for key, value in settings.items() if key == "dropout"}
+    recipe = {key: value for key, value in settings.items() if key != "dropout"}
+    return replace(config, net=replace(config.net, **net), recipe=replace(config.recipe, **recipe))
+
+
+def _file(row: str) -> str:
+    return row.replace(",", "").replace(" ", "-")
 
 
 def _learned(config: Config, row: str, parts: Parts, seed: int) -> Learned:
@@ -216,7 +251,7 @@ def _fit(
         lambda model, batch: model.loss(*batch.split(sizes, 1)),  # pyright: ignore[reportCallIssue]
         recipe,
         seed=seed,
-        checkpoint=config.out / "checkpoints" / f"{row.replace(',', '').replace(' ', '-')}-{part}-seed{seed}.ckpt",
+        checkpoint=config.out / "checkpoints" / f"{_file(row)}-{part}-seed{seed}.ckpt",
         validate=None if watched is None else lambda model: 1 - _watched(model, watched, decision),
     )
 

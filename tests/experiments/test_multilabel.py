@@ -152,3 +152,14 @@ def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path) -> None:
     again = json.loads((tmp_path / "record.json").read_text())
     assert first
     assert again["metrics"]["rows"][BUNDLES][0]["expected F1"] == rows[BUNDLES][0]["expected F1"]
+
+
+def test_a_search_leaves_its_trials_and_is_followed(tmp_path: Path) -> None:
+    arguments = ["--quick", "--out", str(tmp_path), "--rows", "feed-forward net", "--search", "2"]
+    assert main(arguments) == 0
+    kept = json.loads((tmp_path / "search" / "feed-forward-net" / "search.json").read_text())
+    best = min(kept["trials"], key=lambda trial: trial["loss"])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert len(kept["trials"]) == 2
+    assert record["data"]["searched"] == {"feed-forward net": best["settings"]}
+    assert record["metrics"]["rows"]["feed-forward net"][0]["epochs"] == best["settings"]["epochs"]
