@@ -37,7 +37,7 @@ class Way:
     convex: bool = True
 
 
-DESCENT = icnn.Descent("gradient")
+DESCENT = icnn.Descent("momentum", lr=0.3, beta=0.3)
 ICNN, NO_COUPLING = "ICNN", "no coupling"
 DESCENDED, NO_CONVEXITY = "ICNN, gradient descent, 30 iterations", "no convexity, gradient descent, 30 iterations"
 WAYS = {

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import icnn
 from experiments._completer import (
     DESCENDED,
     DESCENT,
@@ -27,11 +26,7 @@ from experiments._record import Record
 from experiments._table import error_table, markdown_table, or_dash, paired, spread
 from experiments._training import Fitted
 
-METHODS = {
-    "bundle entropy": "bundle",
-    "gradient descent": DESCENT,
-    "gradient descent, fixed steps": icnn.Descent("momentum", lr=0.3, beta=0.3),
-}
+METHODS = {"bundle entropy": "bundle", "gradient descent": DESCENT, "gradient descent, falling steps": "gradient"}
 GAPS_OF = 50  # pictures at most
 TRACED = (1, 2, 3, 4, 5, 10, 15, 20, 30)
 DRAWN = {ICNN: ("bundle", (1, 2, 3, 5)), DESCENDED: ("descent", (1, 5, 10, 30))}

@@ -22,7 +22,8 @@ def loss_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
         for kind, style in (("train", "--"), ("validation", "-")):
             if all(kind in epoch for epoch in history):
                 losses = [epoch[kind] for epoch in history]
-                label, width = f"{name}, {kind}", 3 / (1 + number)  # so that curves that agree are both seen
+                label = f"{name}, {kind}"
+                width = max(0.7, 3 / (1 + number))  # so that curves that agree are both seen
                 axes.plot(epochs, losses, style, color=f"C{number}", linewidth=width, label=label)
     axes.legend(fontsize="small")
     _save(figure, file)
