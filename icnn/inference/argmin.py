@@ -93,7 +93,7 @@ def argmin(
         "newton" (up to 300 variables), "quasi_newton": smooth f; on the whole domain, or in logits under an entropy.
         "exact": f piecewise linear (ReLU, leaky ReLU, maxout), also with a quadratic term, no entropy: an LP or QP in
             y and the units, solved by `icnn.solve`; the gap is the slack of its epigraph.
-        "bundle": any f with a regulariser: tangents, the paper's method.
+        "bundle": any f with a regulariser: tangents, the paper's method. First for an affine f under an entropy.
         "momentum", "gradient", "adam", or a `Descent` with their rates: projected first-order methods, under an
             entropy in logits. Exact in the limit for smooth f; slow at kinks, where the gap tells.
 

@@ -150,6 +150,9 @@ def _supported(problem: Problem, outcome: Outcome, y: Tensor) -> Tensor:
 
 def _fitting(problem: Problem) -> str:
     n, over = problem.start.shape[-1], problem.over
+    affine = problem.f.smooth and problem.f.piecewise_linear
+    if affine and isinstance(over, Entropic):
+        return "bundle"  # its first cut is f
     if problem.f.smooth:
         return "newton" if n <= NEWTON_VARIABLES else "quasi_newton" if isinstance(over, Entropic) else "momentum"
     if isinstance(over, Euclidean) and problem.has_layers:

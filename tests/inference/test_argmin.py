@@ -281,6 +281,16 @@ def test_repr_counts_statuses() -> None:
     assert "3 MAX_ITERATIONS" in repr(by_bundle(f, x, max_iter=1))
 
 
+def test_an_affine_energy_of_many_variables_is_its_own_cut() -> None:
+    f = icnn.PICNN(3, 400, (8,), coupling=False).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    solution = icnn.argmin(f, x, regularizer="entropy")
+    assert solution.method == "bundle"
+    assert (solution.evaluations <= 2).all()
+    slope = torch.func.vmap(torch.func.grad(f, 1))(x, torch.zeros(2, 400, dtype=torch.float64))
+    torch.testing.assert_close(solution.y, (-slope).sigmoid())
+
+
 @pytest.mark.cuda
 @every_network
 def test_the_same_answer_on_cuda(name: str) -> None:
