@@ -19,24 +19,24 @@ def descended(
 ) -> Tensor:
     """The point after so many steps of gradient descent on y -> f(x, y) - H(y), H the entropy on the unit box.
 
-        w = u + beta (u - u_before),    u_after = (w - lr slope) / (1 + lr),    slope = grad f(x, sigmoid(w))
+        w = u + beta (u - u_before),    u_after = (w - length slope) / (1 + length),    slope = grad f(x, sigmoid(w))
 
-    in logits u; beta = 0 for the rule "gradient". Those are the steps of icnn.argmin(method=descent,
-    gradient="unrolled"). Autograd follows them all.
+    in logits u; length is descent.lr, or 2 / (k + 1) in step k; beta = 0 unless the rule is "momentum" with a rate.
+    Those are the steps of icnn.argmin(method=descent, gradient="unrolled") for f with kinks. Autograd follows them all.
 
-    x: (*batch, *f.x_shape). start: f.y_shape. descent: with a rate lr. callback: called with the number of each step
-    and its y. Returns (*batch, *f.y_shape).
+    x: (*batch, *f.x_shape). start: f.y_shape. callback: called with the number of each step and its y. Returns
+    (*batch, *f.y_shape).
     """
-    if descent.rule == "adam" or descent.lr is None:
-        raise ValueError(f'descent is {descent}: expected the rule "gradient" or "momentum", and a rate lr')
-    energy, beta = f.given(x), descent.beta if descent.rule == "momentum" else 0.0
+    if descent.rule == "adam":
+        raise ValueError(f'descent is {descent}: expected the rule "gradient" or "momentum"')
+    energy, beta = f.given(x), descent.beta if descent.rule == "momentum" and descent.lr else 0.0
     assert isinstance(energy, Energy)
     batch = x.shape[: x.ndim - len(f.x_shape or ())]
     u = before = torch.logit(start, eps=torch.finfo(start.dtype).tiny).expand(*batch, *start.shape)
     for number in range(1, steps + 1):
         w = u + beta * (u - before)
-        slope = _slope(energy, w.sigmoid(), f.piecewise_linear)
-        u, before = (w - descent.lr * slope) / (1 + descent.lr), u
+        length, slope = descent.lr or 2 / (number + 1), _slope(energy, w.sigmoid(), f.piecewise_linear)
+        u, before = (w - length * slope) / (1 + length), u
         if callback is not None:
             callback(number, u.sigmoid().detach())
     return u.sigmoid()

@@ -86,8 +86,9 @@ class Labeller(nn.Module):
             net.width, y, units=net.units, calm=net.calm, coupling=way.coupling, convex=way.convex, **sharp
         )
         self.way, self.f1_weight = way, net.f1_weight
-        inference = dict(method=DESCENT, max_iter=STEPS) if way.unrolled else dict(method="bundle", max_iter=iterations)
-        self.inference: dict[str, Any] = dict(regularizer="entropy", on_failure="zero") | inference
+        self.inference: dict[str, Any] = dict(
+            regularizer="entropy", method="bundle", max_iter=iterations, on_failure="zero"
+        )
         if way.loss == "Fenchel-Young":
             self.criterion = losses.FenchelYoung(f, **self.inference)
         if way.loss == "max-margin":
@@ -104,10 +105,10 @@ class Labeller(nn.Module):
         return self.f1_weight * (1 - losses.soft_f1(p, y)).mean() + (marginals - y).square().sum(-1).mean()
 
     def argmin(self, h: Tensor) -> Tensor:
-        if self.way.convex:
-            gradient = ("unrolled" if self.way.unrolled else "implicit") if torch.is_grad_enabled() else "none"
-            return icnn.argmin(self.f, h, gradient=gradient, **self.inference).y
-        return descended(self.f, h, torch.full(self.f.y_shape, 0.5), DESCENT, STEPS)
+        if self.way.unrolled:
+            return descended(self.f, h, h.new_full(self.f.y_shape, 0.5), DESCENT, STEPS)
+        gradient = "implicit" if torch.is_grad_enabled() else "none"
+        return icnn.argmin(self.f, h, gradient=gradient, **self.inference).y
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -140,6 +140,11 @@ def publish(report: Report, record: Record, folder: Path) -> None:
     log.info("results are in %s", folder)
 
 
+def file_name(row: str) -> str:
+    """The name of a row of a table, as that of a file."""
+    return row.replace(",", "").replace(" ", "-")
+
+
 def versions() -> dict[str, str]:
     """Python and the packages that the numbers depend on."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}

@@ -28,7 +28,7 @@ from experiments._completion_results import report, score
 from experiments._config import Common
 from experiments._pictures import DataError, Split, load_split
 from experiments._processes import launched
-from experiments._record import conducted, publish, write_record
+from experiments._record import conducted, file_name, publish, write_record
 from experiments._search import NothingFoundError, search
 from experiments._training import Fitted, Recipe, fit
 
@@ -162,7 +162,7 @@ def _tuned(config: Config, split: Split, row: str) -> Config:
         tried = replace(config, out=folder, recipe=replace(config.recipe, **settings))
         return _fit(tried, split, row, config.seed[0]).validation
 
-    found = search(config.out / "search" / _file(row), SPACE, validate, config.search)
+    found = search(config.out / "search" / file_name(row), SPACE, validate, config.search)
     return replace(config, recipe=replace(config.recipe, **found.settings))
 
 
@@ -180,14 +180,10 @@ def _fit(config: Config, split: Split, row: str, seed: int) -> Fitted:
         lambda model, images: model.loss(config.augmentation(images)),  # pyright: ignore[reportCallIssue]
         config.recipe,
         seed=seed,
-        checkpoint=config.out / "checkpoints" / f"{_file(row)}-seed{seed}.ckpt",
+        checkpoint=config.out / "checkpoints" / f"{file_name(row)}-seed{seed}.ckpt",
         after_step=lambda: icnn.project_(model) if way.convex else None,
         validate=None if watched is None else lambda model: final_error(model, watched.images),
     )
-
-
-def _file(row: str) -> str:
-    return row.replace(",", "").replace(" ", "-")
 
 
 def _data(config: Config, split: Split) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from experiments._logistic import logistic_scores
 from experiments._multilabel_data import Labelled, Weighting, held_out, load_multilabel, weighted
 from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, by_expected_f1, f1, scores
 from experiments._processes import launched
-from experiments._record import Record, conducted, publish, write_record
+from experiments._record import Record, conducted, file_name, publish, write_record
 from experiments._search import NothingFoundError, Settings, search
 from experiments._sources import DataError
 from experiments._table import markdown_table, mean_sd
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 FEED_FORWARD = "feed-forward net"
 LOGISTIC: Mapping[str, Weighting] = {"logistic regression, binary": "binary", "logistic regression, tf-idf": "tf-idf"}
+ROWS = (*WAYS, FEED_FORWARD, *LOGISTIC)
 BUNDLES, UNROLLED = "ICNN, argmin by bundles", "ICNN, argmin by unrolled descent"
 PAIRS = {  # a part of the energy: what has it, and what differs by it alone
     "coupling": (BUNDLES, "no coupling"),
@@ -87,7 +88,7 @@ class Config(Choice, Common):
     """Of ARFF files: the XML file that names the labels."""
     out: Path = Path("runs/multilabel")
     """Folder of the results and checkpoints; the run that it holds is continued."""
-    rows: tuple[str, ...] = (*WAYS, FEED_FORWARD, *LOGISTIC)
+    rows: tuple[str, ...] = ROWS
     """What to fit; all by default."""
     comparator_seeds: int = 3
     """Of the rows other than ICNN by bundles and no coupling, at most this many seeds are fitted."""
@@ -103,6 +104,11 @@ class Config(Choice, Common):
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(
         default_factory=lambda: Recipe(epochs=8, batch=128, schedule="cosine", warmup=15, ema=0.99)
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rows or not set(self.rows) <= set(ROWS):
+            raise ValueError(f"--rows is {list(self.rows)}: expected one or more of {list(ROWS)}")
 
 
 DIGITS = Config(
@@ -190,7 +196,7 @@ def _searched(config: Config, row: str, parts: Parts) -> Settings:
         tried = _with(replace(config, out=folder), settings)
         return _fit(tried, row, parts.some, parts.validation, config.seed[0], tried.recipe, "some").validation
 
-    return search(config.out / "search" / _file(row), SPACE, validate, config.search).settings
+    return search(config.out / "search" / file_name(row), SPACE, validate, config.search).settings
 
 
 def _with(config: Config, settings: Settings) -> Config:
@@ -198,10 +204,6 @@ def _with(config: Config, settings: Settings) -> Config:
     net = {key: value for key, value in settings.items() if key == "dropout"}
     recipe = {key: value for key, value in settings.items() if key != "dropout"}
     return replace(config, net=replace(config.net, **net), recipe=replace(config.recipe, **recipe))
-
-
-def _file(row: str) -> str:
-    return row.replace(",", "").replace(" ", "-")
 
 
 def _learned(config: Config, row: str, parts: Parts, seed: int) -> Learned:
@@ -251,7 +253,7 @@ def _fit(
         lambda model, batch: model.loss(*batch.split(sizes, 1)),  # pyright: ignore[reportCallIssue]
         recipe,
         seed=seed,
-        checkpoint=config.out / "checkpoints" / f"{_file(row)}-{part}-seed{seed}.ckpt",
+        checkpoint=config.out / "checkpoints" / f"{file_name(row)}-{part}-seed{seed}.ckpt",
         validate=None if watched is None else lambda model: 1 - _watched(model, watched, decision),
     )
 

@@ -12,7 +12,7 @@ from experiments._descent import descended
 from experiments._gaps import gaps
 from experiments._labellers import DESCENT, STEPS, WAYS, FeedForward, Jury, Labeller, Net, Way
 from experiments._tagger import Committee, Features, Tagger
-from experiments.multilabel import BUNDLES, UNROLLED, main
+from experiments.multilabel import BUNDLES, UNROLLED, Config, main
 
 INPUTS, WIDTH, LABELS = 12, 30, 4
 NET = Net(width=WIDTH, units=6, dropout=0.0, calm=1.0)
@@ -152,6 +152,11 @@ def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path) -> None:
     again = json.loads((tmp_path / "record.json").read_text())
     assert first
     assert again["metrics"]["rows"][BUNDLES][0]["expected F1"] == rows[BUNDLES][0]["expected F1"]
+
+
+def test_rows_that_there_are_not_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"--rows is .*ICMN.*: expected one or more of"):
+        Config(rows=("ICMN",))
 
 
 def test_a_search_leaves_its_trials_and_is_followed(tmp_path: Path) -> None:
