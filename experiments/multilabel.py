@@ -26,17 +26,16 @@ from torch import Tensor, nn
 
 import icnn
 from experiments._config import Common
-from experiments._figures import gap_plot, time_plot
-from experiments._gaps import gap_table, gaps
+from experiments._gaps import gaps
 from experiments._labellers import DESCENT, WAYS, FeedForward, Jury, Labeller, Net
 from experiments._logistic import logistic_scores
 from experiments._multilabel_data import Labelled, Weighting, held_out, load_multilabel, weighted
-from experiments._multilabel_scores import AVERAGES, DECISIONS, Predicted, by_expected_f1, f1, scores
+from experiments._multilabel_results import BUNDLES, FIT, HEADLINES, MAIN, report, watched
+from experiments._multilabel_scores import DECISIONS, Predicted, by_expected_f1, f1, scores
 from experiments._processes import launched
-from experiments._record import Record, conducted, file_name, publish, write_record
+from experiments._record import conducted, file_name, publish, write_record
 from experiments._search import NothingFoundError, Settings, search
 from experiments._sources import DataError
-from experiments._table import markdown_table, mean_sd
 from experiments._training import Fitted, Recipe, fit
 
 log = logging.getLogger(__name__)
@@ -44,14 +43,6 @@ log = logging.getLogger(__name__)
 FEED_FORWARD = "feed-forward net"
 LOGISTIC: Mapping[str, Weighting] = {"logistic regression, binary": "binary", "logistic regression, tf-idf": "tf-idf"}
 ROWS = (*WAYS, FEED_FORWARD, *LOGISTIC)
-BUNDLES, UNROLLED = "ICNN, argmin by bundles", "ICNN, argmin by unrolled descent"
-PAIRS = {  # a part of the energy: what has it, and what differs by it alone
-    "coupling": (BUNDLES, "no coupling"),
-    "coupling, F1": (f"{BUNDLES}, F1", "no coupling, F1"),
-    "convexity": (UNROLLED, "no convexity, argmin by unrolled descent"),
-    "convexity, F1": (f"{UNROLLED}, F1", "no convexity, argmin by unrolled descent, F1"),
-}
-HEADLINES = (*PAIRS["coupling"], *PAIRS["coupling, F1"])
 METHODS = {
     "bundle entropy": "bundle",
     "gradient descent": DESCENT,
@@ -63,7 +54,6 @@ SPACE = {
     "dropout": FloatDistribution(0.0, 0.5),
 }
 SHOWN = 256  # test rows whose inference is watched
-MAIN, FIT = "example-F1", "fit seconds"
 
 
 @dataclass(frozen=True)
@@ -239,13 +229,12 @@ def _gaps(learned: Learned, test: Labelled) -> dict[str, list[dict[str, float]]]
 
 
 def _fit(
-    config: Config, row: str, rows: Labelled, watched: Labelled | None, seed: int, recipe: Recipe, part: str
+    config: Config, row: str, rows: Labelled, validation: Labelled | None, seed: int, recipe: Recipe, part: str
 ) -> Fitted:
     features, labels = rows.tensors()
     torch.manual_seed(seed)
     model = _model(config, row, features, labels)
     sizes = (features.shape[1], labels.shape[1])
-    decision = WAYS[row].watched if row in WAYS else DECISIONS[-1]
     return fit(
         launched(),
         model,
@@ -254,7 +243,7 @@ def _fit(
         recipe,
         seed=seed,
         checkpoint=config.out / "checkpoints" / f"{file_name(row)}-{part}-seed{seed}.ckpt",
-        validate=None if watched is None else lambda model: 1 - _watched(model, watched, decision),
+        validate=None if validation is None else lambda model: 1 - _f1_of(model, validation, watched(row)),
     )
 
 
@@ -274,74 +263,11 @@ def predicted(model: nn.Module, rows: Labelled, chunk: int = 500) -> Predicted:
     return Predicted(p, labels > 0.5)
 
 
-def _watched(model: nn.Module, rows: Labelled, decision: str) -> float:
+def _f1_of(model: nn.Module, rows: Labelled, decision: str) -> float:
     """The example-F1 on these rows under a decision for which nothing is fitted: 0.5, or expected F1 at scale 1."""
     found = predicted(model, rows)
     chosen = found.p >= 0.5 if decision == DECISIONS[0] else by_expected_f1(found.p, 1.0)
     return f1(chosen, found.labels, MAIN)
-
-
-def report(record: Record, folder: Path) -> str:
-    """Tables of the three F1, of time to the same F1, and of gaps; validation.png and gaps.png."""
-    if record.get("curves"):
-        time_plot(folder / "validation.png", record["curves"], "the F1 that is watched")
-    rows: Mapping[str, Sequence[Mapping]] = record["metrics"]["rows"]
-    parts = [f"Test {measure}, percent\n\n{_table(rows, measure)}" for measure in AVERAGES]
-    if means := record["metrics"].get("means"):
-        parts.append(f"The mean of the energies of {len(record['seed'])} seeds, percent\n\n{_mean_table(means)}")
-    if pairs := [pair for pair in PAIRS.items() if set(pair[1]) <= rows.keys()]:
-        parts.append(f"What a part of the energy adds to the test {MAIN}, percent\n\n{_pair_table(rows, pairs)}")
-    if "gaps" in record["metrics"]:
-        gap_plot(folder / "gaps.png", record["metrics"]["gaps"])
-        parts.append(f"Energy above its minimum\n\n{gap_table(record['metrics']['gaps'])}")
-    if {BUNDLES, UNROLLED} <= record.get("curves", {}).keys():
-        parts.append(_race(record["curves"]))
-    return "\n\n".join(parts)
-
-
-def _table(rows: Mapping[str, Sequence[Mapping]], measure: str) -> str:
-    head = ("method", *DECISIONS, "seeds", "epochs", "seconds of a fit")
-    lines = []
-    for name, runs in rows.items():
-        numbers = [mean_sd([100 * run[decision][measure] for run in runs], 2) for decision in DECISIONS]
-        fits = ["–" if key not in runs[0] else mean_sd([run[key] for run in runs], 0) for key in ("epochs", FIT)]
-        lines.append((name, *numbers, str(len(runs)), *fits))
-    return markdown_table(head, lines)
-
-
-def _mean_table(means: Mapping[str, Mapping]) -> str:
-    head = ("method", *(f"{measure}, {decision}" for measure in AVERAGES for decision in DECISIONS))
-    lines = [
-        (name, *(f"{100 * found[decision][measure]:.2f}" for measure in AVERAGES for decision in DECISIONS))
-        for name, found in means.items()
-    ]
-    return markdown_table(head, lines)
-
-
-def _pair_table(rows: Mapping[str, Sequence[Mapping]], pairs: Sequence[tuple[str, tuple[str, str]]]) -> str:
-    """With it minus without it, at the same seeds."""
-    lines = []
-    for part, (has, lacks) in pairs:
-        both = list(zip(rows[has], rows[lacks], strict=False))
-        added = {
-            decision: [100 * (one[decision][MAIN] - other[decision][MAIN]) for one, other in both]
-            for decision in DECISIONS
-        }
-        lines.append((part, *(mean_sd(differences, 2) for differences in added.values()), str(len(both))))
-    return markdown_table(("part", *DECISIONS, "seeds"), lines)
-
-
-def _race(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """The seconds in which bundles and unrolled descent come to the F1 that both reach."""
-    target = max(min(epoch["validation"] for epoch in curves[row]) for row in (BUNDLES, UNROLLED))
-    times = {}
-    for row in (BUNDLES, UNROLLED):
-        first = next(number for number, epoch in enumerate(curves[row]) if epoch["validation"] <= target)
-        times[row] = sum(epoch["seconds"] for epoch in curves[row][: first + 1])
-    return (
-        f"To the validation F1 of {100 * (1 - target):.2f} %, which both reach: {times[BUNDLES]:.0f} s by bundles, "
-        f"{times[UNROLLED]:.0f} s by unrolled descent, a ratio of {times[BUNDLES] / times[UNROLLED]:.2f}."
-    )
 
 
 if __name__ == "__main__":

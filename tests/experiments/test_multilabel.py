@@ -11,8 +11,9 @@ import icnn
 from experiments._descent import descended
 from experiments._gaps import gaps
 from experiments._labellers import DESCENT, STEPS, WAYS, FeedForward, Jury, Labeller, Net, Way
+from experiments._multilabel_results import BUNDLES, UNROLLED
 from experiments._tagger import Committee, Features, Tagger
-from experiments.multilabel import BUNDLES, UNROLLED, Config, main
+from experiments.multilabel import Config, main
 
 INPUTS, WIDTH, LABELS = 12, 30, 4
 NET = Net(width=WIDTH, units=6, dropout=0.0, calm=1.0)
@@ -146,7 +147,7 @@ def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path) -> None:
     rows = record["metrics"]["rows"]
     assert set(rows) == {BUNDLES, UNROLLED}
     assert all(0 <= run["threshold 0.5"]["example-F1"] <= 1 for runs in rows.values() for run in runs)
-    assert {"gaps.png", "validation.png", "results.md"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"gaps.png", "validation-expected-F1.png", "results.md"} <= {file.name for file in tmp_path.iterdir()}
     first = (tmp_path / "results.md").read_text()
     assert main(arguments) == 0
     again = json.loads((tmp_path / "record.json").read_text())
