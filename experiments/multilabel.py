@@ -41,6 +41,7 @@ from experiments._training import Fitted, Recipe, fit
 log = logging.getLogger(__name__)
 
 FEED_FORWARD = "feed-forward net"
+SETTINGS: Mapping[str, Settings] = {FEED_FORWARD: {"epochs": 20, "lr": 1e-2}}  # where the recipe of all does not do
 LOGISTIC: Mapping[str, Weighting] = {"logistic regression, binary": "binary", "logistic regression, tf-idf": "tf-idf"}
 ROWS = (*WAYS, FEED_FORWARD, *LOGISTIC)
 METHODS = {
@@ -178,9 +179,9 @@ def _seeds(config: Config, row: str) -> tuple[int, ...]:
 
 
 def _searched(config: Config, row: str, parts: Parts) -> Settings:
-    """What a search finds best for this row on the held-out rows, if one is asked for."""
+    """What a search finds best for this row on the held-out rows, if one is asked for; else SETTINGS."""
     if not config.search:
-        return {}
+        return SETTINGS.get(row, {})
 
     def validate(settings: Settings, folder: Path) -> float:
         tried = _with(replace(config, out=folder), settings)
