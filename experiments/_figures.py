@@ -37,6 +37,7 @@ def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
         seconds = list(accumulate(epoch["seconds"] for epoch in history))
         matches = [100 * (1 - epoch["validation"]) for epoch in history]
         axes.plot(seconds, matches, ("--", "-")[number % 2], color=f"C{number // 2}", label=name)
+    axes.tick_params(which="minor", labelbottom=False)
     axes.legend(fontsize="small")
     _save(figure, file)
 
