@@ -1,9 +1,9 @@
 """Tag texts with a convex energy of label sets, and measure what convexity, coupling and the loss are worth.
 
 The claim (Amos, Xu, Kolter 2017): a PICNN, argmin_y f(x, y) - H(y), predicts label sets better than a net with
-independent labels. Here the same data and protocol for all: the energy learned by differentiating its argmin through
-bundles or through unrolled gradient descent, by Fenchel-Young and by max-margin; without the path that couples the
-labels; without convexity; the paper's feed-forward net; and one-vs-rest logistic regression.
+independent labels. Here the same data and protocol for all: the energy learned by squared errors or F1 of its argmin,
+differentiated through bundles or through unrolled gradient descent, by Fenchel-Young and by max-margin; without the
+path that couples the labels; without convexity; the paper's feed-forward net; and one-vs-rest logistic regression.
 
 A share of the training rows is held out: on it the epoch to stop at, the thresholds and the scale of the decoding are
 chosen. Then the whole training part is fitted anew for as many epochs, and the test rows are scored once. Three F1
