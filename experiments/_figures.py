@@ -10,6 +10,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from torch import Tensor
 
 
@@ -37,7 +38,9 @@ def time_plot(file: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]
         seconds = list(accumulate(epoch["seconds"] for epoch in history))
         matches = [100 * (1 - epoch["validation"]) for epoch in history]
         axes.plot(seconds, matches, ("--", "-")[number % 2], color=f"C{number // 2}", label=name)
-    axes.tick_params(which="minor", labelbottom=False)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize="small")
     _save(figure, file)
 
