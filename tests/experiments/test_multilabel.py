@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import icnn
+from experiments import multilabel
 from experiments._descent import descended
 from experiments._gaps import gaps
 from experiments._labellers import DESCENT, STEPS, WAYS, FeedForward, Jury, Labeller, Net, Way
@@ -92,8 +93,8 @@ def test_every_way_learns(name: str) -> None:
     x, y = sample()
     model = Labeller(x, y, NET, WAYS[name], iterations=5)
     before = (model(x) - y).abs().mean()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(30):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(15):
         optimizer.zero_grad()
         model.loss(x, y).backward()
         optimizer.step()
@@ -140,7 +141,8 @@ def test_gaps_fall_with_the_budget_and_are_never_negative() -> None:
         assert points[-1]["evaluations"] >= points[0]["evaluations"]
 
 
-def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path) -> None:
+def test_a_short_run_leaves_its_record_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multilabel, "SHOWN", 10)
     arguments = ["--quick", "--out", str(tmp_path), "--rows", BUNDLES, UNROLLED, "--width", "50"]
     assert main(arguments) == 0
     record = json.loads((tmp_path / "record.json").read_text())

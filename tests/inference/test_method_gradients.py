@@ -138,10 +138,12 @@ class Inference:
     def _along(self, pairs: list[tuple[Tensor, Tensor]], loss: Callable[[], Tensor], step: float) -> Slopes:
         kept, directions = [t.clone() for t, _ in pairs], [randn(*t.shape) for t, _ in pairs]
         values = []
-        for length in (0.0, step, -step, 0.0):
+        for length in (0.0, step, -step):
             for (t, _), d, old in zip(pairs, directions, kept, strict=True):
                 t.copy_(old + length * d)
             values.append(float(loss()))
+        for (t, _), old in zip(pairs, kept, strict=True):
+            t.copy_(old)
         ours = sum(float((bar * d).sum()) for (_, bar), d in zip(pairs, directions, strict=True))
         return Slopes(ours, (values[1] - values[0]) / step, (values[0] - values[2]) / step)
 
