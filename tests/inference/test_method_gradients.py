@@ -153,6 +153,8 @@ def test_finite_differences(kind: str, method: str, name: str) -> None:
     found: dict[str, float] = {}
     for _ in range(2):
         problem = Inference(kind, name)
+        if name != "box":  # x and the linear term reach the energy of every set in one way
+            del problem.groups["x"], problem.groups["linear"]
         slopes = problem.slopes(lambda p=problem: p.of_y(method, "none"), problem.of_y(method))
         off_kinks = {group: each.error for group, each in slopes.items() if not each.at_a_kink}
         found |= {group: max(error, found.get(group, 0.0)) for group, error in off_kinks.items()}
